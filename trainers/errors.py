@@ -28,7 +28,7 @@ class StoreError(TuneyardError):
     """The checkpoint store cannot be reached, or refuses."""
 
 
-class MissingKey(StoreError):
+class MissingKeyError(StoreError):
     """There is nothing at that key of the store."""
 
 
@@ -40,7 +40,7 @@ class DivergedError(TuneyardError):
     """The loss became NaN or infinite."""
 
 
-class InterruptedRun(TuneyardError):
+class InterruptedRunError(TuneyardError):
     """The run was asked to stop by a signal; what it had was saved."""
 
 

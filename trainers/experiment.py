@@ -26,7 +26,7 @@ class ValidationConfig(Section):
     fold: int = Field(0, ge=0, description="The fold that is held out, counted from 0.")
     by: Literal["random", "stratified", "group"] = Field(
         "stratified",
-        description="random; stratified (equal class shares); group (no group on both sides, stratified where it can be).",
+        description="random; stratified (equal class shares); group (no group on both sides, still stratified).",
     )
     group_column: str | None = Field(None, description="CSV column, or npz array, that names each sample's group.")
     fold_column: str | None = Field(None, description="CSV column, or npz array, with each sample's fold, from 0.")
@@ -79,9 +79,11 @@ class DataConfig(Section):
     source: str = Field(description="digits, fashion-mnist, folder:PATH, csv:PATH, npz:PATH, or task.py:my_dataset.")
     image_size: int = Field(28, ge=4, le=4096, description="Height and width, in pixels, that images are resized to.")
     channels: Literal["auto"] | int = Field("auto", description="1 (grey), 3 (RGB), or auto: what the source has.")
-    classes: list[str] | None = Field(None, min_length=2, description="Class names in order; found in the data if unset.")
-    columns: CsvColumns = Field(default_factory=CsvColumns, description="Columns of a csv: source.")
-    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    classes: list[str] | None = Field(
+        None, min_length=2, description="Class names in order; found in the data if unset."
+    )
+    columns: CsvColumns = CsvColumns()
+    validation: ValidationConfig = ValidationConfig()
     augment: list[str | dict[str, TransformArgs]] = Field(
         default_factory=list, description="albumentations transforms, by their own names and arguments, in order."
     )
@@ -115,7 +117,9 @@ class ScheduleConfig(Section):
     """How the learning rate moves, step by step."""
 
     name: Literal["cosine", "onecycle", "constant"] = "cosine"
-    warmup_epochs: float = Field(0.0, ge=0.0, description="Linear warm-up from zero; for onecycle the rise to the peak.")
+    warmup_epochs: float = Field(
+        0.0, ge=0.0, description="Linear warm-up from zero; for onecycle the rise to the peak."
+    )
     final_ratio: float = Field(0.0, ge=0.0, le=1.0, description="Last learning rate, as a share of the peak.")
 
 
@@ -149,14 +153,16 @@ class CometConfig(Section):
 
     project: str | None = Field(None, description="Comet project; the experiment's name if unset.")
     workspace: str | None = None
-    mode: Literal["auto", "online", "offline", "off"] = Field("auto", description="auto: online with a key, else offline.")
+    mode: Literal["auto", "online", "offline", "off"] = Field(
+        "auto", description="auto: online with a key, else offline."
+    )
     images: int = Field(32, ge=0, le=256, description="Images on the page of inputs and on the page of mistakes.")
 
 
 class TrackingConfig(Section):
     """Who is told the metrics."""
 
-    comet: CometConfig = Field(default_factory=CometConfig)
+    comet: CometConfig = CometConfig()
     also: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(default_factory=list)
     directory: str = Field("runs/tracking", description="Local folder for offline archives and TensorBoard files.")
 
@@ -180,19 +186,27 @@ class Domain(Section):
 
     uniform: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     loguniform: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    quniform: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(None, description="low, high, step")
+    quniform: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(
+        None, description="low, high, step"
+    )
     qloguniform: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(
         None, description="low, high, step"
     )
-    randint: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(None, description="low, high (included)")
-    qrandint: Annotated[list[int], Field(min_length=3, max_length=3)] | None = Field(None, description="low, high, step")
+    randint: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="low, high (included)"
+    )
+    qrandint: Annotated[list[int], Field(min_length=3, max_length=3)] | None = Field(
+        None, description="low, high, step"
+    )
     choice: Annotated[list[Scalar | list[Any] | dict[str, Any]], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}; given: {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"give exactly one of {', '.join(type(self).model_fields)}; given: {', '.join(given) or 'none'}"
+            )
         kind, values = given[0], getattr(self, given[0])
         if kind == "choice":
             return self
@@ -236,11 +250,11 @@ class Experiment(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Letters, digits, '.', '_' and '-'.")
     task: str = Field("classification", description="classification, or task.py:MyTask.")
     data: DataConfig
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-    resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    resources: ResourcesConfig = ResourcesConfig()
     tune: TuneConfig | None = None

@@ -3,7 +3,6 @@
 from typing import Any
 
 from pydantic import Field
-
 from tuneyard.trainers.experiment import Experiment, Section
 
 
@@ -31,11 +30,15 @@ class TrialSpec(Section):
     tracking_dir: str = Field(description="Absolute local folder for Comet archives and TensorBoard files.")
     resume: bool = False
     progress: bool = Field(False, description="Show a progress bar, or plain lines where there is no terminal.")
-    evaluate_test: bool = Field(True, description="Use the test set once at the end; a sweep does it for the winner only.")
-    provenance: Provenance = Field(default_factory=Provenance)
+    evaluate_test: bool = Field(
+        True, description="Use the test set once at the end; a sweep does it for the winner only."
+    )
+    provenance: Provenance = Provenance()
 
     @property
     def prefix(self) -> str:
         """The key prefix of this run in its store, with a trailing slash."""
-        parts = [self.experiment.name, self.sweep_id, self.run_id] if self.sweep_id else [self.experiment.name, self.run_id]
+        parts = (
+            [self.experiment.name, self.sweep_id, self.run_id] if self.sweep_id else [self.experiment.name, self.run_id]
+        )
         return "/".join(parts) + "/"

@@ -26,7 +26,7 @@ class Store(Protocol):
         ...
 
     def get(self, key: str) -> bytes:
-        """The bytes at `key`; raises `MissingKey` where there are none."""
+        """The bytes at `key`; raises `MissingKeyError` where there are none."""
         ...
 
     def exists(self, key: str) -> bool:
