@@ -89,6 +89,7 @@ class DataConfig(Section):
     )
     normalize: Literal["auto"] | Normalization = Field("auto", description="auto: measured on the training images.")
     on_error: Literal["fail", "skip"] = Field("fail", description="A damaged image: stop, or skip and count it.")
+    cache_dir: str | None = Field(None, description="Folder of decoded images; ~/.cache/tuneyard if unset.")
     download: bool = Field(True, description="May a built-in data set be downloaded when it is not on the disk?")
 
 

@@ -1,0 +1,108 @@
+"""The command line: `tuneyard COMMAND …`. Each command imports what it needs, so that `--help` is quick."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
+
+app = typer.Typer(
+    name="tuneyard",
+    help="Train and tune image models on every GPU you can reach.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ExperimentFile = Annotated[Path, typer.Argument(metavar="EXP", help="The experiment file (YAML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that replace those of the file.")
+]
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make; it must not hold a project yet.")],
+) -> None:
+    """Make a starter project: experiment.yaml, its JSON schema for editors, and task.py."""
+    from tuneyard.launch.init_command import make_project
+
+    make_project(folder)
+
+
+@app.command()
+def train(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the newest run.")
+    ] = False,
+    run: Annotated[str | None, typer.Option("--run", metavar="ID", help="With --resume: which run.")] = None,
+) -> None:
+    """Train one run here, without Ray: on the CPU, one GPU, or every GPU of this machine."""
+    from tuneyard.launch.train_command import train_command
+
+    train_command(experiment, overrides or [], resume=resume or run is not None, run_id=run)
+
+
+@app.command()
+def tune(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Run what is missing of the newest sweep.")] = False,
+    sweep: Annotated[str | None, typer.Option("--sweep", metavar="ID", help="With --resume: which sweep.")] = None,
+    address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster; without it, a Ray on this machine.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the HTML report goes.")] = None,
+) -> None:
+    """Run a sweep with Ray Tune and report its trials, best first."""
+    from tuneyard.launch.tune_command import tune_command
+
+    tune_command(
+        experiment, overrides or [], resume=resume or sweep is not None, sweep_id=sweep, address=address, report=report
+    )
+
+
+@app.command()
+def compare(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs, sweeps, or folders of them; paths or s3://.")
+    ],
+    metric: Annotated[str | None, typer.Option(help="Rank by this metric instead of the sweep's own.")] = None,
+    mode: Annotated[str | None, typer.Option(help="min or max; goes with --metric.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a self-contained HTML report.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Show only the best this many in the table.")] = None,
+    endpoint_url: Annotated[str | None, typer.Option(help="S3 endpoint other than AWS's.")] = None,
+    region: Annotated[str | None, typer.Option(help="S3 region.")] = None,
+) -> None:
+    """Show trials side by side: what differs, metrics, time, speed, learning curves."""
+    from tuneyard.launch.compare_command import compare_command
+
+    compare_command(
+        targets,
+        metric=metric,
+        mode=mode,
+        as_json=as_json,
+        html=html,
+        limit=limit,
+        endpoint_url=endpoint_url,
+        region=region,
+    )
+
+
+def run() -> None:
+    """Entry point. A user's mistake is told without a traceback and exits 2; an obeyed signal exits 130."""
+    try:
+        app(prog_name="tuneyard")
+    except InterruptedRunError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the command line speaks
+        sys.exit(128 + signal.SIGINT)
+    except TuneyardError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - the command line speaks
+        sys.exit(2)

@@ -1,0 +1,104 @@
+"""A sweep as it goes: a live table in a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.record import Metric
+
+SHOWN = 12
+
+
+class _Row:
+    def __init__(self, overrides: dict[str, Any]) -> None:
+        self.overrides = overrides
+        self.status = "running"
+        self.epoch = 0
+        self.best: float | None = None
+        self.speed = 0.0
+
+
+class SweepView:
+    """Told by the sweep what happens; shows the running trials and the best of the others."""
+
+    def __init__(self, config: TuneConfig, epochs: int, console: Console) -> None:
+        self._metric = Metric(name=config.metric, mode=config.mode)
+        self._trials, self._epochs, self._console = config.trials, epochs, console
+        self._rows: dict[str, _Row] = {}
+        self._began = time.monotonic()
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def trial_began(self, run_id: str, overrides: dict[str, Any]) -> None:
+        """A trial got its resources."""
+        self._rows[run_id] = _Row(overrides)
+        self._show(f"trial {run_id} began: {_short(overrides)}")
+
+    def epoch_ended(self, run_id: str, row: dict[str, Any]) -> None:
+        """A trial finished an epoch."""
+        shown = self._rows[run_id]
+        value = row.get(self._metric.name)
+        if value is not None and self._metric.better(value, shown.best):
+            shown.best = value
+        shown.epoch, shown.speed = int(row["epoch"]), row["images_per_s"]
+        self._show(None)
+
+    def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
+        """A trial ended, one way or another."""
+        shown = self._rows[run_id]
+        shown.status = status
+        best = "-" if shown.best is None else f"{shown.best:.4f}"
+        cause = f": {error.splitlines()[0]}" if error else ""
+        ended = sum(row.status != "running" for row in self._rows.values())
+        self._show(
+            f"[{ended}/{self._trials}] trial {run_id} {status} after epoch {shown.epoch}, "
+            f"best {self._metric.name} {best}{cause}"
+        )
+
+    def _show(self, line: str | None) -> None:
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+        elif line:
+            self._console.print(f"{time.monotonic() - self._began:6.1f} s  {line}", soft_wrap=True, markup=False)
+
+    def _table(self) -> Table:
+        ended = sum(row.status != "running" for row in self._rows.values())
+        seconds = round(time.monotonic() - self._began)
+        table = Table(
+            title=f"{ended} of {self._trials} trials, {seconds // 60}:{seconds % 60:02}", title_justify="left"
+        )
+        for heading in ("trial", "status", "epoch", f"best {self._metric.name}", "images/s", "parameters"):
+            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        sign = -1.0 if self._metric.mode == "max" else 1.0
+
+        def order(item: tuple[str, _Row]) -> tuple[bool, float]:
+            return item[1].status != "running", float("inf") if item[1].best is None else sign * item[1].best
+
+        for run_id, row in sorted(self._rows.items(), key=order)[:SHOWN]:
+            best = "" if row.best is None else f"{row.best:.4f}"
+            table.add_row(
+                run_id, row.status, f"{row.epoch}/{self._epochs}", best, f"{row.speed:,.0f}", _short(row.overrides)
+            )
+        return table
+
+
+def _short(overrides: dict[str, Any]) -> str:
+    return "  ".join(
+        f"{key.rsplit('.', 1)[-1]}={value:.3g}" if isinstance(value, float) else f"{key.rsplit('.', 1)[-1]}={value}"
+        for key, value in overrides.items()
+    )

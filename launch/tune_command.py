@@ -1,0 +1,79 @@
+"""`tuneyard tune`: a sweep, live in the terminal, and its table and report at the end."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from tuneyard.launch.compare_table import render
+from tuneyard.launch.request import base_spec, open_experiment_store, sweep_to_resume
+from tuneyard.launch.sweep_view import SweepView
+from tuneyard.trainers.checks import check_augment, check_experiment, check_task_and_model
+from tuneyard.trainers.errors import ConfigError, InterruptedRunError
+from tuneyard.trainers.experiment import Experiment
+from tuneyard.trainers.loading import load_experiment
+from tuneyard.trainers.record import SweepRecord
+from tuneyard.trainers.signals import StopSignals
+from tuneyard.tune.comparison import compare
+from tuneyard.tune.report import write_report
+from tuneyard.tune.sweep import SweepRequest, new_sweep_id, run_sweep
+
+
+def tune_command(
+    path: Path, overrides: Sequence[str], *, resume: bool, sweep_id: str | None, address: str | None, report: Path | None
+) -> None:  # fmt: skip
+    """Check everything, run the sweep, and say what came out."""
+    experiment = load_experiment(path, overrides)
+    check_experiment(experiment, sweep=True)
+    if experiment.resources.workers not in ("auto", 1):
+        raise ConfigError(
+            f"resources.workers: {experiment.resources.workers} are asked for, and the trials of a sweep have one worker "
+            "each; `tuneyard train` takes several."
+        )
+    store = open_experiment_store(experiment)
+    chosen = sweep_to_resume(store, experiment.name, sweep_id) if resume else new_sweep_id()
+    console = Console(highlight=False)
+    _check_parts(experiment, path)
+    base = base_spec(experiment, path, chosen, resume=False, progress=False)
+    with StopSignals("Stopping the sweep: its trials save first. Ctrl-C again leaves at once.") as signals:
+        request = SweepRequest(base, chosen, resume, address, signals.asked)
+        console.print(f"{experiment.name}: sweep {chosen} -> {base.store_uri}/{request.prefix}", soft_wrap=True)
+        with SweepView(request.config, experiment.train.epochs, console) as view:
+            record = run_sweep(request, view)
+    target = f"{base.store_uri}/{request.prefix}"
+    comparison = compare([target], endpoint_url=experiment.checkpoint.endpoint_url, region=experiment.checkpoint.region)
+    console.print()
+    render(comparison, console, None)
+    _summarize(record, target, experiment, console)
+    page = report or Path(base.tracking_dir).parent / f"{experiment.name}-{chosen}.html"
+    write_report(comparison, page)
+    console.print(f"report: {page.absolute()}", soft_wrap=True)
+    if record.status == "interrupted":
+        given = " ".join([str(path), *overrides])
+        raise InterruptedRunError(f"The sweep was stopped. Go on with: tuneyard tune {given} --sweep {chosen} --resume")
+
+
+def _check_parts(experiment: Experiment, path: Path) -> None:
+    """Load the data, and build every model that the sweep may choose, before any trial starts."""
+    from tuneyard.trainers.session import prepare_data
+
+    project_dir = path.absolute().parent
+    data = prepare_data(experiment.data, project_dir)
+    for skipped in data.skipped:
+        print(f"skipped {skipped}", file=sys.stderr)  # noqa: T201 - the command line speaks
+    check_augment(experiment, data.channels)
+    check_task_and_model(experiment, project_dir, data.classes, data.channels)
+
+
+def _summarize(record: SweepRecord, target: str, experiment: Experiment, console: Console) -> None:
+    console.print()
+    if record.winner is None:
+        console.print("No trial came to a result.")
+        return
+    console.print(f"winner: {record.winner}", soft_wrap=True)
+    for name, value in (record.winner_test or {}).items():
+        console.print(f"{name} {value:.4f}")
+    from tuneyard.launch.request import best_checkpoint
+
+    console.print(f"best checkpoint: {best_checkpoint(experiment, target, record.winner)}", soft_wrap=True)

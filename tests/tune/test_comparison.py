@@ -1,0 +1,246 @@
+"""What runs are found, in which order, and what is said to differ among them."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tune.records import store_at, write_big_sweep, write_run, write_sweep
+from tuneyard.trainers.errors import ConfigError, MissingKeyError, StoreError
+from tuneyard.trainers.record import Metric
+from tuneyard.trainers.store import Store
+from tuneyard.tune import comparison as comparison_module
+from tuneyard.tune.comparison import Comparison, compare, find_runs, finite, to_json
+
+LOSS = Metric(name="val/loss", mode="min")
+
+
+def ids(comparison: Comparison) -> list[str]:
+    return [run.record.run_id for run in comparison.runs]
+
+
+def test_runs_are_ordered_by_their_best_epoch_not_their_last(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [0.5, 0.6, 0.7])
+    write_run(store, "b/", [0.5, 0.9, 0.2])
+    comparison = compare([str(tmp_path)])
+    assert ids(comparison) == ["b", "a"]
+    best = comparison.runs[0].best(comparison.metric)
+    assert best is not None
+    assert (best.value, best.epoch, best.step) == (0.9, 2, 20)
+
+
+def test_a_metric_with_mode_min_puts_the_lowest_first(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [0.5], metric=LOSS)
+    write_run(store, "b/", [0.9], metric=LOSS)
+    assert ids(compare([str(tmp_path)])) == ["b", "a"]
+    assert ids(compare([str(tmp_path)], mode="max")) == ["a", "b"]
+
+
+def test_nan_is_never_best_and_runs_without_a_value_are_last(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [], status="running")
+    write_run(store, "b/", [math.nan, 0.3, math.inf])
+    write_run(store, "c/", [math.nan], status="failed", error="diverged")
+    write_run(store, "d/", [0.4])
+    comparison = compare([str(tmp_path)])
+    assert ids(comparison) == ["d", "b", "a", "c"]
+    assert [run.best(comparison.metric) is None for run in comparison.runs] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("target", ["sweep/t1", "sweep/t1/", "sweep/t1/run.json"])
+def test_a_run_is_found_by_its_folder_or_its_record(tmp_path: Path, target: str) -> None:
+    write_big_sweep(store_at(tmp_path), 3)
+    (tmp_path / "sweep/t1").symlink_to(tmp_path / "sweep/t0001")
+    assert ids(compare([f"{tmp_path}/{target}"])) == ["t0001"]
+
+
+def test_relative_paths_and_file_uris_name_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_big_sweep(store_at(tmp_path / "my runs"), 3)
+    monkeypatch.chdir(tmp_path)
+    comparison = compare(["my runs", (tmp_path / "my runs" / "sweep").as_uri(), "my runs/sweep/t0001"])
+    assert len(comparison.runs) == 3
+    assert [sweep.sweep_id for sweep in comparison.sweeps] == ["sweep"]
+
+
+def test_a_mistyped_folder_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+    write_big_sweep(store_at(tmp_path / "runs" / "fashion"), 1)
+    with pytest.raises(MissingKeyError, match=r"Did you mean 'fashion'\? In .*/runs there is: fashion\."):
+        find_runs(str(tmp_path / "runs" / "fahsion"))
+
+
+def test_a_folder_without_runs_is_answered_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(MissingKeyError, match=r"no run under .* there is: images"):
+        find_runs(str(tmp_path))
+
+
+def test_a_mistyped_s3_prefix_is_answered_with_the_nearest_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_big_sweep(store_at(tmp_path / "bucket" / "fashion"), 1)
+
+    def open_fake(uri: str, *, endpoint_url: str | None, region: str | None) -> Store:
+        assert (endpoint_url, region) == ("http://127.0.0.1:1", "eu-west-1")
+        return store_at(tmp_path / uri.removeprefix("s3://"))
+
+    monkeypatch.setattr(comparison_module, "open_store", open_fake)
+    with pytest.raises(MissingKeyError, match=r"Did you mean 'fashion'\? In s3://bucket there is: fashion\."):
+        find_runs("s3://bucket/fahsion", endpoint_url="http://127.0.0.1:1", region="eu-west-1")
+
+
+def test_an_empty_bucket_is_said_to_hold_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison_module, "open_store", lambda _uri, **_options: store_at(tmp_path))
+    with pytest.raises(MissingKeyError, match="there is: nothing"):
+        find_runs("s3://bucket/")
+
+
+def test_a_damaged_record_does_not_hide_the_others(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [0.5])
+    store.put("b/run.json", b'{"run_id": 3')
+    comparison = compare([str(tmp_path)])
+    assert ids(comparison) == ["a"]
+    assert "b/run.json is damaged" in comparison.unreadable[0]
+
+
+def test_nothing_but_damaged_records_is_an_error(tmp_path: Path) -> None:
+    store_at(tmp_path).put("b/run.json", b"{")
+    with pytest.raises(StoreError, match=r"b/run\.json is damaged"):
+        compare([str(tmp_path)])
+
+
+def test_a_sweep_whose_trials_have_not_begun_has_no_runs(tmp_path: Path) -> None:
+    write_sweep(store_at(tmp_path), "sweep/", [], metric=LOSS)
+    comparison = compare([str(tmp_path)])
+    assert (comparison.runs, comparison.metric, comparison.name) == ((), LOSS, "fashion")
+
+
+def test_swept_keys_come_first_and_the_store_and_the_search_are_left_out(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(
+        store, "s/a/", [0.5], overrides={"optimizer.lr": 0.1}, settings={"checkpoint.store": "x", "tune.trials": 3}
+    )
+    write_run(store, "s/b/", [0.6], overrides={"optimizer.lr": 0.1}, settings={"model.args": {"width": 8}})
+    comparison = compare([str(tmp_path)])
+    assert comparison.differing == ("optimizer.lr", "model.args.width")
+    assert [run.setting("model.args.width") for run in comparison.runs] == [8, None]
+
+
+def test_a_key_that_is_a_word_here_and_a_section_there_is_told_once(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [0.5], settings={"data.normalize": "auto"})
+    write_run(store, "b/", [0.6], settings={"data.normalize": {"mean": [0.5], "std": [0.2]}})
+    assert compare([str(tmp_path)]).differing == ("data.normalize",)
+
+
+def test_seeds_are_told_only_where_nothing_else_differs(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "alone/a/", [0.5], settings={"train.seed": 1})
+    write_run(store, "alone/b/", [0.6], settings={"train.seed": 2})
+    write_run(store, "both/a/", [0.5], settings={"train.seed": 1})
+    write_run(store, "both/b/", [0.6], settings={"train.seed": 2, "train.batch_size": 64})
+    assert compare([str(tmp_path / "alone")]).differing == ("train.seed",)
+    assert compare([str(tmp_path / "both")]).differing == ("train.batch_size",)
+
+
+def test_an_unknown_metric_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    write_run(store_at(tmp_path), "a/", [0.5])
+    with pytest.raises(ConfigError, match="Did you mean 'val/accuracy'"):
+        compare([str(tmp_path)], metric="val/acuracy")
+
+
+@pytest.mark.parametrize(("name", "mode"), [("train/loss", "min"), ("epoch_s", "min"), ("train/accuracy", "max")])
+def test_the_mode_of_a_metric_that_no_run_was_made_for_follows_its_name(tmp_path: Path, name: str, mode: str) -> None:
+    write_run(store_at(tmp_path), "a/", [0.5])
+    assert compare([str(tmp_path)], metric=name).metric.mode == mode
+
+
+def test_runs_made_for_different_metrics_need_a_choice(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [0.5])
+    write_run(store, "b/", [0.6], metric=LOSS)
+    with pytest.raises(ConfigError, match=r"val/accuracy \(max, 1 runs\), val/loss \(min, 1 runs\)"):
+        compare([str(tmp_path)])
+    assert compare([str(tmp_path)], metric="val/loss").metric == LOSS
+
+
+def test_different_data_is_a_reason_for_caution(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [0.5])
+    assert compare([str(tmp_path)]).cautions == ()
+    write_run(store, "b/", [0.6], fingerprint="other")
+    assert "2 different data sets" in compare([str(tmp_path)]).cautions[0]
+
+
+def test_the_best_checkpoint_is_the_best_of_those_still_kept(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [0.5, 0.9, 0.7, 0.6], checkpoints=[30, 40])
+    comparison = compare([str(tmp_path)])
+    assert comparison.runs[0].checkpoint(comparison.metric) == f"{store.uri}/a/checkpoints/0000000030"
+
+
+def test_a_checkpoint_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [0.5])
+    store.put("a/checkpoints/0000000010/leftover", b"")
+    comparison = compare([str(tmp_path)])
+    assert comparison.runs[0].checkpoint(comparison.metric) is None
+
+
+def test_runs_of_the_same_id_in_two_sweeps_get_their_sweeps_name(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "one/t1/", [0.5])
+    write_run(store, "two/t1/", [0.6])
+    assert compare([str(tmp_path)]).labels == ("two/t1", "one/t1")
+
+
+def test_short_labels_leave_out_the_words_that_all_share(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "20261121-fashion-0001/", [0.6])
+    assert compare([str(tmp_path)]).short_labels == ("20261121-fashion-0001",)
+    write_run(store, "20261121-fashion-0002/", [0.5])
+    assert compare([str(tmp_path)]).short_labels == ("…0001", "…0002")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        ("Traceback (most recent call last):\n  File x\nValueError: bad\n", "ValueError: bad"),
+        ("The loss became NaN.\nLower the learning rate.", "The loss became NaN."),
+        (None, None),
+    ],
+)
+def test_the_cause_is_one_line_of_the_error(tmp_path: Path, error: str | None, cause: str | None) -> None:
+    write_run(store_at(tmp_path), "a/", [], status="failed", error=error)
+    assert compare([str(tmp_path)]).runs[0].cause == cause
+
+
+def test_speed_is_the_median_and_an_unfinished_runs_time_the_sum_of_its_epochs(tmp_path: Path) -> None:
+    write_run(store_at(tmp_path), "a/", [0.1, 0.2, 0.3, math.nan], status="running")
+    (run,) = compare([str(tmp_path)]).runs
+    assert (run.images_per_s, run.train_s) == (2500.0, 8.0)
+
+
+def test_json_is_strict_and_holds_the_settings_that_differ(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "s/a/", [0.5, math.nan], overrides={"optimizer.lr": 0.1})
+    write_run(store, "s/b/", [], overrides={"optimizer.lr": 0.2}, status="failed", error="no memory")
+    form = json.loads(json.dumps(to_json(compare([str(tmp_path)])), allow_nan=False))
+    assert form["metric"] == {"name": "val/accuracy", "mode": "max"}
+    assert [run["settings"] for run in form["runs"]] == [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.2}]
+    assert form["runs"][0]["last"]["val/accuracy"] is None
+    assert (form["runs"][1]["best"], form["runs"][1]["cause"]) == (None, "no memory")
+    assert form["log_keys"] == ["optimizer.lr"]
+
+
+def test_finite_reaches_into_lists_and_dicts() -> None:
+    assert finite({"a": [1.0, math.nan, {"b": -math.inf}], "c": "nan"}) == {"a": [1.0, None, {"b": None}], "c": "nan"}
+
+
+def test_the_module_loads_neither_ray_nor_torch() -> None:
+    code = "import sys, tuneyard.tune.comparison; print(*sorted({'ray', 'torch', 'boto3', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,112 @@
+"""What one key of the experiment alone cannot tell: combinations that are impossible, told before anything starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tuneyard.trainers.errors import ConfigError, choose_from
+from tuneyard.trainers.experiment import Experiment, TuneConfig
+from tuneyard.trainers.loading import with_overrides
+
+FIXED_IN_A_SWEEP = ("name", "task", "data.source", "tune", "checkpoint", "tracking", "resources")
+
+
+def check_experiment(experiment: Experiment, *, workers: int = 1, sweep: bool = False) -> None:
+    """Raise ConfigError that lists every impossible combination found. Looks at nothing outside the experiment."""
+    problems = [*_training(experiment, workers), *(_sweep(experiment, experiment.tune) if experiment.tune else [])]
+    if sweep and experiment.tune is None:
+        problems.append("tune: missing; a sweep needs at least tune.space, the values to try.")
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigError(f"{experiment.name} asks for what cannot be:\n{lines}")
+
+
+def check_augment(experiment: Experiment, channels: int) -> None:
+    """Raise ConfigError where the transforms do not exist, do not take these arguments, or do not fit the images."""
+    if experiment.data.augment:
+        from tuneyard.trainers.augment import check_pipeline  # importing albumentations takes most of a second
+
+        check_pipeline(experiment.data.augment, experiment.data.image_size, channels)
+
+
+def check_metric(experiment: Experiment, metric_names: Sequence[str]) -> None:
+    """Raise ConfigError where the sweep's metric is not one that the task reports."""
+    if experiment.tune and experiment.tune.metric not in metric_names:
+        raise ConfigError(choose_from(f"tune.metric (task {experiment.task})", experiment.tune.metric, metric_names))
+
+
+def check_task_and_model(experiment: Experiment, project_dir: Path, classes: Sequence[str], channels: int) -> None:
+    """Raise ConfigError or ModelError unless the task, its metric and every model of the sweep fit the data."""
+    from tuneyard.trainers.models import build_model  # imports torch
+    from tuneyard.trainers.tasks import task_class
+
+    task = task_class(experiment.task, project_dir)(classes, experiment.train)
+    check_metric(experiment, task.metric_names())
+    for variant in model_variants(experiment):
+        # Weights are fetched by the run itself: here the question is only whether the network fits the images.
+        model = variant.model.model_copy(update={"pretrained": False})
+        build_model(
+            model, channels=channels, classes=task.outputs, image_size=variant.data.image_size, project_dir=project_dir
+        )
+
+
+def model_variants(experiment: Experiment) -> list[Experiment]:
+    """The experiment with each model and each image size that the sweep may choose."""
+    variants = [experiment]
+    space = experiment.tune.space if experiment.tune else {}
+    for key in ("model.name", "data.image_size"):
+        if key in space:
+            values = _sample_values(experiment.tune, key)
+            variants = [with_overrides(variant, {key: value}) for variant in variants for value in values]
+    return variants
+
+
+def _training(experiment: Experiment, workers: int) -> list[str]:
+    train, schedule, data = experiment.train, experiment.schedule, experiment.data
+    problems = []
+    if train.batch_size < workers * train.accumulate:
+        problems.append(
+            f"train.batch_size: {train.batch_size} is the global batch, and cannot be shared by {workers} worker(s) times "
+            f"train.accumulate {train.accumulate}; give at least {workers * train.accumulate}."
+        )
+    if schedule.warmup_epochs >= train.epochs:
+        problems.append(
+            f"schedule.warmup_epochs: {schedule.warmup_epochs:g} must be below train.epochs, which is {train.epochs}."
+        )
+    if data.normalize != "auto" and data.channels != "auto" and len(data.normalize.mean) != data.channels:
+        problems.append(
+            f"data.normalize: {len(data.normalize.mean)} channels given, but data.channels is {data.channels}."
+        )
+    if data.channels != "auto" and data.channels < 1:
+        problems.append(f"data.channels: given {data.channels}; allowed: auto, or a whole number from 1.")
+    return problems
+
+
+def _sweep(experiment: Experiment, tune: TuneConfig) -> list[str]:
+    problems = []
+    for key, domain in tune.space.items():
+        if key.split(".")[0] in FIXED_IN_A_SWEEP or key in FIXED_IN_A_SWEEP:
+            problems.append(f"tune.space.{key}: this key is the same for a whole sweep and cannot be searched.")
+            continue
+        try:
+            for value in _sample_values(tune, key):
+                with_overrides(experiment, {key: value})
+        except ConfigError as error:
+            problems.append(f"tune.space.{key}: " + str(error).split("\n", 1)[-1].strip())
+        if tune.search == "grid" and domain.kind in ("uniform", "loguniform"):
+            problems.append(
+                f"tune.space.{key}: {domain.kind} has no end of values, and tune.search is grid; give choice, randint or a "
+                "quantized range, or search: tpe."
+            )
+    if tune.scheduler == "asha" and tune.grace_epochs > experiment.train.epochs:
+        problems.append(
+            f"tune.grace_epochs: {tune.grace_epochs} is more than train.epochs, which is {experiment.train.epochs}."
+        )
+    return problems
+
+
+def _sample_values(tune: TuneConfig | None, key: str) -> list[Any]:
+    """The choices, or both ends of the range."""
+    assert tune is not None
+    domain = tune.space[key]
+    return domain.values if domain.kind == "choice" else domain.values[:2]

@@ -1,0 +1,101 @@
+"""Starts the several worker processes of a run on this machine, and ends them together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
+from tuneyard.trainers.signals import StopSignals
+from tuneyard.trainers.spec import TrialSpec
+
+POLL_S = 0.1
+GRACE_S = 30.0
+EXIT_TOLD = 2
+EXIT_STOPPED = 3
+
+
+class WorkerError(TuneyardError):
+    """A worker process failed; the text carries its last words."""
+
+
+def train_in_processes(spec: TrialSpec, workers: int, threads: int) -> None:
+    """Train with `workers` processes of `threads` threads each, joined by torchrun's variables over loopback.
+
+    A signal is passed on to all of them; they agree on a step, save and leave. When one fails the others are ended.
+    Raises InterruptedRunError after a stop and WorkerError after a failure.
+    """
+    with tempfile.TemporaryDirectory(prefix="tuneyard-") as folder, StopSignals() as signals:
+        path = Path(folder) / "spec.json"
+        path.write_text(spec.model_dump_json())
+        errors = [Path(folder) / f"worker-{rank}.txt" for rank in range(workers)]
+        port = _free_port()
+        processes = [_start(path, rank, workers, threads, port, errors[rank]) for rank in range(workers)]
+        try:
+            codes = _wait(processes, signals)
+        finally:
+            _end(processes)
+        if all(code == EXIT_STOPPED for code in codes):
+            raise InterruptedRunError(f"{spec.run_id} was stopped; everything is saved")
+        if any(codes):
+            raise WorkerError(_last_words(codes, errors))
+
+
+def _start(spec_path: Path, rank: int, workers: int, threads: int, port: int, errors: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers), "LOCAL_WORLD_SIZE": str(workers),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": str(threads),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tuneyard.trainers.worker", str(spec_path), str(rank), str(threads)]
+    with errors.open("wb") as stderr:
+        # A session of its own: the terminal's Ctrl-C reaches this process alone, which passes it on once.
+        return subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], signals: StopSignals) -> list[int]:
+    passed_on = False
+    deadline: float | None = None
+    while any(process.poll() is None for process in processes):
+        if signals.asked() and not passed_on:
+            passed_on = True
+            for process in processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+        failed = [process for process in processes if process.poll() not in (None, 0, EXIT_STOPPED)]
+        if failed and deadline is None:
+            # The others may be in the middle of telling the same mistake; a broken collective never returns.
+            deadline = time.monotonic() + 3.0
+        if deadline is not None and time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    return [code if (code := process.poll()) is not None else -signal.SIGTERM for process in processes]
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+    for process in processes:
+        process.wait(GRACE_S)
+
+
+def _last_words(codes: list[int], errors: list[Path]) -> str:
+    """The main worker's message where it told one, else the first failure's last lines."""
+    told = [rank for rank, code in enumerate(codes) if code == EXIT_TOLD]
+    failed = told or [rank for rank, code in enumerate(codes) if code not in (0, EXIT_STOPPED)]
+    text = errors[failed[0]].read_text(errors="replace").strip()
+    if told:
+        return text
+    lines = "\n".join(text.splitlines()[-15:]) or "it said nothing"
+    return f"Worker {failed[0]} of {len(codes)} ended with status {codes[failed[0]]}:\n{lines}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

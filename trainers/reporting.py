@@ -1,0 +1,120 @@
+"""Keeps one run's record and its trackers up to date, as the run goes along."""
+
+from typing import Any
+
+import numpy as np
+
+from tuneyard.trainers.errors import MissingKeyError
+from tuneyard.trainers.loop import EpochResult
+from tuneyard.trainers.record import BestEpoch, Memory, RunRecord, RunStatus, now, read_metrics, read_run, write_record
+from tuneyard.trainers.record_writer import RecordWriter
+from tuneyard.trainers.session import LoadedData, Session
+from tuneyard.trainers.spec import TrialSpec
+from tuneyard.trainers.store import Store
+from tuneyard.trainers.tracking import TrackedRun
+
+
+class Reporter:
+    """The main worker's record writer and tracker for one run."""
+
+    def __init__(self, record: RunRecord, store: Store, spec: TrialSpec, session: Session, *, first_epoch: int) -> None:
+        self._tracker = session.tracker
+        self._images = spec.experiment.tracking.comet.images
+        self.rows: list[dict[str, float]] = []
+        self._spent_before_s = 0.0
+        previous = None
+        if spec.resume:
+            try:
+                before = read_run(store, spec.prefix)
+            except MissingKeyError:
+                pass
+            else:
+                # Epochs after the checkpoint are trained again, and would otherwise stand twice.
+                self.rows = [row for row in read_metrics(store, spec.prefix) if row["epoch"] <= first_epoch]
+                self._spent_before_s = before.train_s
+                previous = TrackedRun.model_validate(before.tracking) if before.tracking else None
+                record = record.model_copy(update={"started": before.started, "attempts": before.attempts + 1})
+        tracked = self._tracker.begin(spec, previous)
+        best = _best(self.rows, record)
+        self.record = record.model_copy(update={"tracking": tracked.model_dump(mode="json"), "best": best})
+        self._writer = RecordWriter(store, spec.prefix)
+        self._writer.write(self.record, self.rows)
+        if spec.provenance.diff:
+            store.put(spec.prefix + "git.diff", spec.provenance.diff.encode())
+
+    def epoch_ended(self, result: EpochResult, spent_s: float) -> bool:
+        """Record and send an epoch's metrics. Is it the best so far?"""
+        row = result.metrics
+        self.rows.append(row)
+        self._tracker.log_metrics(
+            {name: value for name, value in row.items() if name not in ("epoch", "step")},
+            step=int(row["step"]), epoch=int(row["epoch"]),
+        )  # fmt: skip
+        value = row.get(self.record.metric.name)
+        improved = self.record.metric.better(value, self.record.best.value if self.record.best else None)
+        update: dict[str, Any] = {"train_s": self._spent_before_s + spent_s}
+        if improved and value is not None:
+            update["best"] = BestEpoch(value=value, epoch=int(row["epoch"]), step=int(row["step"]))
+        self.record = self.record.model_copy(update=update)
+        self._writer.write(self.record, self.rows)
+        return improved
+
+    def show_inputs(self, images: np.ndarray, step: int) -> None:
+        """Send a page of images as the model got them: uint8 [n, H, W, C]."""
+        if self._images:
+            shown = images[: self._images]
+            self._tracker.log_images("augmented inputs", shown, [""] * len(shown), step=step, epoch=1)
+
+    def show_validation(self, result: EpochResult, data: LoadedData, step: int) -> None:
+        """Send the last validation's confusion matrix, and a page of the mistakes with the largest loss."""
+        epoch = int(result.metrics["epoch"])
+        evaluation = result.validation
+        if "confusion" in evaluation.sums:
+            self._tracker.log_confusion(evaluation.sums["confusion"].numpy(), data.classes, step=step, epoch=epoch)
+        if not self._images:
+            return
+        labels = data.pool.labels[evaluation.indices]
+        wrong = np.flatnonzero(evaluation.predictions != labels)
+        worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")][: self._images]
+        if len(worst) == 0:
+            return
+        captions = [
+            f"{data.classes[evaluation.predictions[i]]}, is {data.classes[labels[i]]}: {data.pool.names[evaluation.indices[i]]}"
+            for i in worst
+        ]
+        images = np.stack([data.pool.images[evaluation.indices[i]] for i in worst])
+        self._tracker.log_images("wrong predictions", images, captions, step=step, epoch=epoch)
+
+    def finish(
+        self, status: RunStatus, error: str | None, test: dict[str, float] | None, memory: Memory, spent_s: float
+    ) -> None:
+        """End the record and the tracked experiment; returns once the record is in the store."""
+        if test:
+            last = self.rows[-1]
+            self._tracker.log_metrics(test, step=int(last["step"]), epoch=int(last["epoch"]))
+        self._tracker.finish(status)
+        self.record = self.record.model_copy(
+            update={
+                "status": status, "error": error, "test": test, "memory": memory, "ended": now(),
+                "train_s": self._spent_before_s + spent_s,
+            }
+        )  # fmt: skip
+        self._writer.write(self.record, self.rows)
+        self._writer.close()
+
+
+def complete_tracking(session: Session, store: Store, prefix: str) -> None:
+    """Write into the record where Comet's experiment lies, which is known for sure only once the tracker has closed."""
+    tracked = session.tracker.run()
+    if tracked is not None:
+        record = read_run(store, prefix)
+        write_record(store, prefix, record.model_copy(update={"tracking": tracked.model_dump(mode="json")}))
+
+
+def _best(rows: list[dict[str, float]], record: RunRecord) -> BestEpoch | None:
+    best: BestEpoch | None = None
+    for row in rows:
+        value = row.get(record.metric.name)
+        if value is not None and record.metric.better(value, best.value if best else None):
+            best = BestEpoch(value=value, epoch=int(row["epoch"]), step=int(row["step"]))
+    return best

@@ -1,0 +1,108 @@
+"""What a process keeps from run to run: the data, the stores, the tracker, the machine's facts."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tuneyard.trainers.batches import measure_normalization
+from tuneyard.trainers.dataset import Samples, load_data
+from tuneyard.trainers.experiment import DataConfig, Normalization
+from tuneyard.trainers.memory import resident_bytes
+from tuneyard.trainers.provenance import environment
+from tuneyard.trainers.spec import TrialSpec
+from tuneyard.trainers.splits import Split, draw_split
+from tuneyard.trainers.store import Store, open_store
+from tuneyard.trainers.tracking import Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedData:
+    """Data that is ready to train on."""
+
+    pool: Samples
+    test: Samples | None
+    split: Split
+    classes: tuple[str, ...]
+    channels: int
+    fingerprint: str
+    skipped: tuple[str, ...]
+    normalization: tuple[tuple[float, ...], tuple[float, ...]]
+
+
+class Session:
+    """One per process. A run borrows from it; nothing in it belongs to a single run but the tracker's open experiment.
+
+    Args:
+        threads: cores that training may use here; sets torch's threads.
+        cpu: stay off the GPU even where there is one.
+    """
+
+    def __init__(self, *, threads: int | None = None, cpu: bool = False) -> None:
+        self.imports_bytes = resident_bytes()
+        self.cpu = cpu
+        self.threads = threads or available_cores()
+        torch.set_num_threads(self.threads)
+        self.tracker = Tracker()
+        self._data: dict[tuple[str, Path], LoadedData] = {}
+        self._stores: dict[tuple[str, str | None, str | None], Store] = {}
+
+    @property
+    def loader_processes(self) -> int:
+        """Processes that augment: one less than the cores, so that the loop has one; none where there is one core."""
+        return min(self.threads - 1, 8)
+
+    def data(self, config: DataConfig, project_dir: Path) -> LoadedData:
+        """The data of this config, loaded once; raises DataError or ConfigError."""
+        key = (config.model_copy(update={"augment": []}).model_dump_json(), project_dir)
+        if key not in self._data:
+            self._data.clear()  # trials of a sweep nearly always share one; two would hold memory for nothing
+            self._data[key] = prepare_data(config, project_dir)
+        return self._data[key]
+
+    def store(self, spec: TrialSpec) -> Store:
+        """The store of this run, opened once."""
+        checkpoint = spec.experiment.checkpoint
+        key = (spec.store_uri, checkpoint.endpoint_url, checkpoint.region)
+        if key not in self._stores:
+            self._stores[key] = open_store(
+                spec.store_uri, endpoint_url=checkpoint.endpoint_url, region=checkpoint.region
+            )
+        return self._stores[key]
+
+    def environment(self) -> dict[str, Any]:
+        """Python, packages, processor, GPUs."""
+        return _environment()
+
+    def close(self, timeout_s: float = 60.0) -> Sequence[str]:
+        """Wait for the trackers; returns what went wrong with them."""
+        return self.tracker.close(timeout_s)
+
+
+@cache
+def _environment() -> dict[str, Any]:
+    return environment()
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare_data(config: DataConfig, project_dir: Path) -> LoadedData:
+    """Load, split and measure the data; raises DataError or ConfigError."""
+    data = load_data(config, project_dir)
+    split = draw_split(data.pool, config.validation, len(data.classes))
+    if isinstance(config.normalize, Normalization):
+        normalization = (tuple(config.normalize.mean), tuple(config.normalize.std))
+    else:
+        normalization = measure_normalization(data.pool, split.train)
+    return LoadedData(
+        pool=data.pool, test=data.test, split=split, classes=data.classes, channels=data.channels,
+        fingerprint=data.fingerprint, skipped=tuple(f"{skip.path}: {skip.reason}" for skip in data.skipped),
+        normalization=normalization,
+    )  # fmt: skip

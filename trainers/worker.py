@@ -1,0 +1,45 @@
+"""One worker process of a run, as `processes.py` starts it: `python -m tuneyard.trainers.worker SPEC.json`."""
+
+import sys
+from pathlib import Path
+
+from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
+from tuneyard.trainers.progress import Shown, Silent
+from tuneyard.trainers.reporting import complete_tracking
+from tuneyard.trainers.run import train
+from tuneyard.trainers.session import Session
+from tuneyard.trainers.signals import StopSignals
+from tuneyard.trainers.spec import TrialSpec
+
+
+def train_here(spec: TrialSpec, session: Session) -> None:
+    """Train `spec` as this process's worker, with the progress shown where the spec asks for it."""
+    watcher = Shown(spec.experiment.train.epochs) if spec.progress else Silent()
+    with StopSignals() as signals:
+        try:
+            train(spec, session, watcher, signals.asked)
+        finally:
+            watcher.close()
+            for problem in session.close():
+                print(problem, file=sys.stderr)  # noqa: T201 - a person reads this
+            complete_tracking(session, session.store(spec), spec.prefix)
+
+
+def main(spec_path: str, rank: int, threads: int) -> int:
+    """Exit status of the worker: 0 done, 2 a mistake that was told, 3 stopped by a signal after saving."""
+    spec = TrialSpec.model_validate_json(Path(spec_path).read_text())
+    if rank != 0:
+        spec = spec.model_copy(update={"progress": False})
+    try:
+        cpu = spec.experiment.resources.gpus_per_worker == 0
+        train_here(spec, Session(threads=threads, cpu=cpu))
+    except InterruptedRunError:
+        return 3
+    except TuneyardError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a person reads this
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,406 @@
+"""Runs side by side: found in their stores, ordered by a metric, with what differs among them.
+
+Imports neither Ray nor torch, so that `tuneyard compare` answers at once. `to_json` is the stable form for programs.
+"""
+
+import json
+import math
+import re
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from tuneyard.trainers.errors import ConfigError, MissingKeyError, StoreError, choose_from, nearest
+from tuneyard.trainers.record import (
+    BestEpoch,
+    Metric,
+    RunRecord,
+    RunStatus,
+    SweepRecord,
+    read_metrics,
+    read_run,
+    read_sweep,
+)
+from tuneyard.trainers.store import Store, open_store
+
+Mode = Literal["min", "max"]
+Item = TypeVar("Item")
+
+# Reading is waiting for the store, not computing; many more threads gain nothing on S3 and thrash a disk.
+READERS = 16
+# Where a run is kept, who is told about it and how it was searched for say nothing about how it was trained.
+SILENT = ("tune", "tracking", "checkpoint", "data.cache_dir", "data.download")
+SEED = "train.seed"
+SMALLER_IS_BETTER = re.compile(r"(loss|error|mae|mse|nll|ece|brier|_s|_bytes)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as its store tells it. `checkpoints` are the names of the folders of its committed checkpoints."""
+
+    record: RunRecord
+    epochs: list[dict[str, float]]
+    uri: str
+    checkpoints: tuple[str, ...] = ()
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The values of the newest epoch; empty before the first one has ended."""
+        return self.epochs[-1] if self.epochs else {}
+
+    @property
+    def images_per_s(self) -> float | None:
+        """The median over the epochs, so that a slow first epoch does not count."""
+        rates = [rate for rate in self.values("images_per_s") if math.isfinite(rate)]
+        return statistics.median(rates) if rates else None
+
+    @property
+    def train_s(self) -> float:
+        """Seconds of training; for a run that has not ended, the sum of its epochs."""
+        return self.record.train_s or sum(s for s in self.values("epoch_s") if math.isfinite(s))
+
+    @property
+    def cause(self) -> str | None:
+        """The error on one line: the last line of a traceback, the first line of any other text."""
+        lines = [line.strip() for line in (self.record.error or "").splitlines() if line.strip()]
+        if not lines:
+            return None
+        return lines[-1] if any(line.startswith("Traceback (most recent call last)") for line in lines) else lines[0]
+
+    def values(self, name: str) -> list[float]:
+        """One value per epoch; NaN where an epoch does not have it."""
+        return [row.get(name, math.nan) for row in self.epochs]
+
+    def best(self, metric: Metric) -> BestEpoch | None:
+        """The first epoch with the best finite value, or None."""
+        if not self.epochs and self.record.metric == metric:
+            # A record whose metrics.jsonl is gone still knows the best of its own metric.
+            return self.record.best
+        return _best_of(self.epochs, metric)
+
+    def checkpoint(self, metric: Metric) -> str | None:
+        """URI of the best checkpoint that is still kept, which need not be of the best epoch."""
+        kept = {int(found[0]): name for name in self.checkpoints if (found := re.match(r"\d+", name))}
+        best = _best_of([row for row in self.epochs if row.get("step") in kept], metric)
+        return f"{self.uri}/checkpoints/{kept[best.step]}" if best else None
+
+    def setting(self, key: str) -> Any:
+        """The experiment's value at a dotted key; None where this run has no such key."""
+        if key in self.record.overrides:
+            return self.record.overrides[key]
+        value: Any = self.record.experiment
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Runs, best first, those without a value last. `unreadable`: a sentence for each record that could not be read."""
+
+    metric: Metric
+    runs: tuple[Run, ...]
+    differing: tuple[str, ...]
+    sweeps: tuple[SweepRecord, ...]
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The experiments' names."""
+        names = [run.record.name for run in self.runs] + [sweep.name for sweep in self.sweeps]
+        return ", ".join(dict.fromkeys(names))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What each run is called: its id, with as many folders before it as make it unique."""
+        paths = [run.uri.split("/") for run in self.runs]
+        for depth in range(1, max(map(len, paths), default=0) + 1):
+            labels = tuple("/".join(path[-depth:]) for path in paths)
+            if len(set(labels)) == len(labels):
+                return labels
+        return tuple(run.uri for run in self.runs)
+
+    @property
+    def short_labels(self) -> tuple[str, ...]:
+        """The labels without what they all begin with (a date, the experiment's name), where that is long."""
+        labels = self.labels
+        # Whatever the first and the last in order share, those between them share too.
+        pairs = zip(min(labels, default=""), max(labels, default=""), strict=False)
+        same = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        cut = len(re.sub(r"[^-_./]*$", "", same))
+        return tuple(f"…{label[cut:]}" if len(labels) > 1 and cut > 8 else label for label in labels)
+
+    @property
+    def log_keys(self) -> tuple[str, ...]:
+        """Those of `differing` that were drawn from a logarithmic space."""
+        experiments = [sweep.experiment for sweep in self.sweeps] + [run.record.experiment for run in self.runs]
+        spaces = [(experiment.get("tune") or {}).get("space") or {} for experiment in experiments]
+        domains = [(key, domain) for space in spaces for key, domain in space.items()]
+        log = {key for key, domain in domains if domain.get("loguniform") or domain.get("qloguniform")}
+        return tuple(key for key in self.differing if key in log)
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many runs there are of each status that occurs, the good ends first."""
+        counts = Counter(run.record.status for run in self.runs)
+        order: tuple[RunStatus, ...] = ("completed", "stopped", "running", "interrupted", "failed")
+        return {status: counts[status] for status in order if counts[status]}
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Reasons to doubt the order of the runs, each one a sentence."""
+        return tuple(_cautions(self))
+
+
+def compare(
+    targets: Sequence[str],
+    *,
+    metric: str | None = None,
+    mode: Mode | None = None,
+    endpoint_url: str | None = None,
+    region: str | None = None,
+) -> Comparison:
+    """Read the runs under `targets` (see `find_runs`) and order them by `metric`, by default the one they were run for.
+
+    `mode` is needed only for a metric that no run was run for and whose name does not end like a loss, an error or a
+    time (those are better when smaller). A target given twice counts once. Raises `MissingKeyError` where there is no
+    run, `StoreError` where none can be read, `ConfigError` for an unknown metric or runs with different ones.
+    """
+    runs: dict[str, Run] = {}
+    sweeps: dict[str, SweepRecord] = {}
+    unreadable: dict[str, None] = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        for target in targets:
+            found = find_runs(target, endpoint_url=endpoint_url, region=region)
+            for run in pool.map(_tolerant(found.read_run), found.runs):
+                runs |= {run.uri: run} if isinstance(run, Run) else {}
+                unreadable |= {run: None} if isinstance(run, str) else {}
+            for sweep in pool.map(_tolerant(found.read_sweep), found.sweeps):
+                sweeps |= {sweep.sweep_id: sweep} if isinstance(sweep, SweepRecord) else {}
+                unreadable |= {sweep: None} if isinstance(sweep, str) else {}
+    if not runs and not sweeps:
+        raise StoreError("None of the records can be read: " + " ".join(unreadable))
+    chosen = _metric(list(runs.values()), list(sweeps.values()), metric, mode)
+    ordered = sorted(runs.values(), key=lambda run: (_rank(run, chosen), run.uri))
+    return Comparison(chosen, tuple(ordered), _differing(ordered), tuple(sweeps.values()), tuple(unreadable))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies under one target. `runs`, `sweeps`: their key prefixes; `checkpoints`: run prefix -> folder names."""
+
+    store: Store
+    runs: tuple[str, ...]
+    sweeps: tuple[str, ...]
+    checkpoints: dict[str, list[str]]
+
+    def read_run(self, prefix: str) -> Run:
+        """The run under `prefix`, with every epoch so far."""
+        uri = f"{self.store.uri}/{prefix}".rstrip("/")
+        rows = [_numbers(row) for row in read_metrics(self.store, prefix)]
+        return Run(read_run(self.store, prefix), rows, uri, tuple(self.checkpoints.get(prefix, ())))
+
+    def read_sweep(self, prefix: str) -> SweepRecord:
+        """The sweep under `prefix`."""
+        return read_sweep(self.store, prefix)
+
+
+def find_runs(target: str, *, endpoint_url: str | None = None, region: str | None = None) -> Found:
+    """Every run and sweep in the folder `target`, at any depth: a local path, `file:///…`, or `s3://bucket/prefix`.
+
+    Raises `MissingKeyError`, naming what is there instead, where there is none.
+    """
+    root = re.sub(r"/(run|sweep)\.json$", "", target).rstrip("/") or "/"
+    path = _local_path(root)
+    if path is not None and not path.is_dir():
+        raise MissingKeyError(_nothing_at(target, path.name, *_folders_beside(path)))
+    store = open_store(str(path or root), endpoint_url=endpoint_url, region=region)
+    keys = store.keys("")
+    runs = tuple(key.removesuffix("run.json") for key in keys if f"/{key}".endswith("/run.json"))
+    sweeps = tuple(key.removesuffix("sweep.json") for key in keys if f"/{key}".endswith("/sweep.json"))
+    if not runs and not sweeps:
+        if path is not None:
+            raise MissingKeyError(_nothing_at(target, "", str(path), [child.name for child in path.iterdir()]))
+        parent, _, name = root.rpartition("/")
+        beside = open_store(parent, endpoint_url=endpoint_url, region=region).keys("") if "://" in parent else []
+        raise MissingKeyError(_nothing_at(target, name, parent, [key.split("/")[0] for key in beside]))
+    checkpoints: dict[str, list[str]] = {}
+    for key in keys:
+        # A checkpoint exists only when its manifest does.
+        if found := re.fullmatch(r"(|.*/)checkpoints/([^/]+)/manifest[^/]*", key):
+            checkpoints.setdefault(found[1], []).append(found[2])
+    return Found(store, runs, sweeps, checkpoints)
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as strict JSON (null for NaN and infinity), best run first. Keys are added, never changed:
+
+    `metric` {name, mode}; `differing` keys; `log_keys`; `statuses` {status: count}; `cautions`; `unreadable`; `sweeps`
+    (sweep_id, name, status, started, ended, trials, winner, winner_test); `runs`: label, run_id, name, sweep_id, uri,
+    status, error, cause, settings {differing key: value}, best {value, epoch, step}, last {metric: value}, test,
+    epochs, train_s, images_per_s, checkpoint (URI of the best one kept), parameters, attempts, started, ended,
+    git_commit, git_dirty, data_fingerprint, environment.
+    """
+    copied = ("sweep_id", "name", "status", "started", "ended", "trials", "winner", "winner_test")
+    form = {
+        "format": 1,
+        "name": comparison.name,
+        "metric": comparison.metric.model_dump(),
+        "differing": list(comparison.differing),
+        "log_keys": list(comparison.log_keys),
+        "statuses": comparison.statuses,
+        "cautions": list(comparison.cautions),
+        "unreadable": list(comparison.unreadable),
+        "sweeps": [{key: getattr(sweep, key) for key in copied} for sweep in comparison.sweeps],
+        "runs": [
+            {"label": label, **_run_json(run, comparison)}
+            for label, run in zip(comparison.labels, comparison.runs, strict=True)
+        ],
+    }
+    strict: dict[str, Any] = finite(form)
+    return strict
+
+
+def finite(value: Any) -> Any:
+    """`value`, plain data, with None for every NaN and infinity in it: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _run_json(run: Run, comparison: Comparison) -> dict[str, Any]:
+    copied = ("run_id", "name", "sweep_id", "status", "error", "test", "parameters", "attempts", "started", "ended")
+    best = run.best(comparison.metric)
+    return {
+        **{key: getattr(run.record, key) for key in (*copied, "git_commit", "git_dirty", "environment")},
+        "data_fingerprint": run.record.data.fingerprint if run.record.data else None,
+        "uri": run.uri,
+        "cause": run.cause,
+        "settings": {key: run.setting(key) for key in comparison.differing},
+        "best": best.model_dump() if best else None,
+        "last": run.last,
+        "epochs": len(run.epochs),
+        "train_s": run.train_s,
+        "images_per_s": run.images_per_s,
+        "checkpoint": run.checkpoint(comparison.metric),
+    }
+
+
+def _best_of(rows: list[dict[str, float]], metric: Metric) -> BestEpoch | None:
+    best: BestEpoch | None = None
+    for index, row in enumerate(rows):
+        value = row.get(metric.name)
+        if value is not None and metric.better(value, best.value if best else None):
+            best = BestEpoch(value=value, epoch=int(row.get("epoch", index)), step=int(row.get("step", 0)))
+    return best
+
+
+def _rank(run: Run, metric: Metric) -> float:
+    best = run.best(metric)
+    if best is None:
+        return math.inf
+    return -best.value if metric.mode == "max" else best.value
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if isinstance(value, int | float)}
+
+
+def _tolerant(read: Callable[[str], Item]) -> Callable[[str], Item | str]:
+    """One damaged record among a thousand must not hide the others: its error's text instead of it."""
+
+    def attempt(prefix: str) -> Item | str:
+        try:
+            return read(prefix)
+        except StoreError as error:
+            return str(error)
+
+    return attempt
+
+
+def _metric(runs: list[Run], sweeps: list[SweepRecord], name: str | None, mode: Mode | None) -> Metric:
+    """The metric asked for, or the one that all runs were run for."""
+    theirs = Counter(run.record.metric for run in runs) or Counter(sweep.metric for sweep in sweeps)
+    if name is not None:
+        logged = {key for run in runs for row in run.epochs for key in row} - {"epoch", "step"}
+        if logged and name not in logged:
+            raise ConfigError(choose_from("metric", name, logged))
+        modes = {metric.mode for metric in theirs if metric.name == name}
+        guess: Mode = "min" if SMALLER_IS_BETTER.search(name) else "max"
+        return Metric(name=name, mode=mode or (modes.pop() if len(modes) == 1 else guess))
+    if len({metric.name for metric in theirs}) > 1 or (len(theirs) > 1 and mode is None):
+        kinds = ", ".join(f"{metric.name} ({metric.mode}, {count} runs)" for metric, count in theirs.items())
+        raise ConfigError(f"The runs were made for different metrics: {kinds}. Choose one with --metric and --mode.")
+    (metric, *_) = theirs
+    return Metric(name=metric.name, mode=mode or metric.mode)
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each dotted key with its value; lists are values."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else str(key))
+    elif value is not None:
+        yield path, value
+
+
+def _differing(runs: list[Run]) -> tuple[str, ...]:
+    """The swept keys, then every other key whose value is not the same in all runs, in the experiment's order."""
+    swept = dict.fromkeys(key for run in runs for key in run.record.overrides)
+    others = dict.fromkeys(key for run in runs for key, _ in _flat(run.record.experiment))
+    told = [f"{key}." for key in (*SILENT, *swept)]
+    # A key inside another one (of a model's args, of normalize) is told by that one's value.
+    inside = {key for key in others for above in others if key.startswith(f"{above}.")}
+    keys = [key for key in others if key not in inside and not any(f"{key}.".startswith(start) for start in told)]
+    differing = [key for key in keys if len({json.dumps(run.setting(key), sort_keys=True) for run in runs}) > 1]
+    # A new seed for each run is bookkeeping, unless it is the only thing that differs: then it is the experiment.
+    if len(differing) + len(swept) > 1 and SEED in differing and len({run.setting(SEED) for run in runs}) == len(runs):
+        differing.remove(SEED)
+    return (*swept, *differing)
+
+
+def _cautions(comparison: Comparison) -> Iterator[str]:
+    records = [run.record for run in comparison.runs]
+    data = {record.data.fingerprint for record in records if record.data}
+    if len(data) > 1:
+        yield f"The runs saw {len(data)} different data sets (by fingerprint): their metrics are not comparable."
+    if any(key.startswith("data.validation") for key in comparison.differing):
+        yield "The runs were validated on different samples (data.validation differs): part of the spread is the draw."
+    commits = {record.git_commit for record in records}
+    if len(commits) > 1:
+        yield f"The runs were made by {len(commits)} different commits of the code."
+    if any(record.git_dirty for record in records):
+        yield "Some runs were made by code with uncommitted changes; git.diff beside their run.json holds them."
+
+
+def _local_path(root: str) -> Path | None:
+    """The folder that `root` names, or None for a store elsewhere."""
+    if root.startswith("file://"):
+        return Path(unquote(urlsplit(root).path))
+    # Resolved, so that a run that is named in two ways still counts once.
+    return None if "://" in root else Path(root).expanduser().resolve()
+
+
+def _folders_beside(path: Path) -> tuple[str, list[str]]:
+    """The first folder above `path` that exists, and what is in it."""
+    above = next(parent for parent in path.parents if parent.is_dir())
+    return str(above), [child.name for child in above.iterdir()]
+
+
+def _nothing_at(target: str, name: str, where: str, there: list[str]) -> str:
+    names = sorted(set(there))
+    near = nearest(name, names)
+    guess = f" Did you mean {near!r}?" if near else ""
+    listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return (
+        f"There is no run under {target!r}.{guess} In {where} there is: {listed or 'nothing'}."
+        " Give the folder or URI of a run, of a sweep, or of several runs."
+    )
