@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -23,6 +24,8 @@ _POLL_S = 0.02
 _SOCKETS = Path("/tmp")  # noqa: S108  (the server puts its sockets there, wherever its data lie)
 _PORT_ATTEMPTS = 3
 _PORTS = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
+
+_BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 _DIE_WITH_PARENT = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
 """The shell becomes the server. Beside it waits a child for the end of a pipe that we hold: it comes with our own end,
@@ -74,7 +77,11 @@ class SeaweedServer:
         self._stop()
 
     def create_bucket(self, name: str) -> None:
-        """Make a bucket; no error where it exists. `name`: three letters or more, lower case, digits, '-'."""
+        """Make a bucket; no error where it exists. Raises `SeaweedError` for a name that S3 does not allow."""
+        if not _BUCKET_NAME.fullmatch(name):
+            raise SeaweedError(
+                f"seaweedfs: bucket {name!r} cannot be. Allowed: 3 to 63 lower-case letters, digits, '.' and '-'."
+            )
         # To SeaweedFS a bucket is a folder of its file server, which needs no signed request.
         with contextlib.closing(http.client.HTTPConnection(_HOST, self._ports["filer"], timeout=10)) as connection:
             connection.request("POST", f"/buckets/{name}/")

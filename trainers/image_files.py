@@ -85,7 +85,7 @@ def _cache_key(paths: Sequence[Path], size: int, channels: Literal["auto"] | int
             state = (facts.st_size, facts.st_mtime_ns, os.access(path, os.R_OK))
         except OSError:
             state = (-1, -1, False)
-        key.update(f"{path}\0{state}\n".encode(errors="surrogateescape"))
+        key.update(f"{path.absolute()}\0{state}\n".encode(errors="surrogateescape"))
     return key.hexdigest()[:32]
 
 

@@ -16,6 +16,8 @@ def encode_labels(values: Array, classes: Sequence[str] | None, where: str) -> t
     With `classes`, a label is one of these names, or (where no name fits) a position among them. Without, the classes
     are the labels found, sorted: numbers by value, names by alphabet. `where` begins the text of a DataError.
     """
+    if len(values) == 0:
+        raise DataError(f"{where}: there are no labels.")
     cleaned = values if classes is not None and set(np.unique(values)) <= set(classes) else _clean(values, where)
     distinct, inverse = np.unique(cleaned, return_inverse=True)
     if classes is None:
@@ -28,9 +30,7 @@ def encode_labels(values: Array, classes: Sequence[str] | None, where: str) -> t
 
 
 def _clean(values: Array, where: str) -> Array:
-    """The labels as int64 or str; DataError for empty, missing, and fractional ones."""
-    if len(values) == 0:
-        raise DataError(f"{where}: there are no labels.")
+    """The labels as int64 or str; DataError for missing and fractional ones."""
     if values.dtype.kind == "f":
         wrong = np.flatnonzero(~np.isfinite(values) | (values != np.rint(values)))
         if len(wrong):

@@ -96,6 +96,11 @@ def _tune(
         return tuner.fit()
 
 
+# Ray pickles its callbacks and the like with an experiment state of its own, which nothing of ours reads back: a sweep
+# goes on from its trials' records.
+_NOTHING: tuple[Any, ...] = (object, ())
+
+
 class _StopWhenAsked(Stopper):
     """Ends the experiment when the user asks for it; the trials hear of it through the flag and save first."""
 
@@ -113,16 +118,7 @@ class _StopWhenAsked(Stopper):
         return self._passed_on
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Ray pickles the stopper with its experiment state, which nothing of ours reads back.
-        return (_NeverStop, ())
-
-
-class _NeverStop(Stopper):
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return False
+        return _NOTHING
 
 
 class _Relay(Callback):
@@ -130,6 +126,9 @@ class _Relay(Callback):
 
     def __init__(self, request: SweepRequest, store: Store, watcher: SweepWatcher, scheduler: Asha | None) -> None:
         self._request, self._store, self._watcher, self._scheduler = request, store, watcher, scheduler
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _NOTHING
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._watcher.trial_began(trial.config["run_id"], trial.config["overrides"])

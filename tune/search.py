@@ -184,6 +184,10 @@ class SweepSearcher(Searcher):
         else:
             self._strategy.tell(asked.number, TrialState.PRUNED, None)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Ray pickles searchers with an experiment state that nothing of ours reads back; see `save`."""
+        return (object, ())
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what a resumed sweep learns from lies in the store, as the trials' own records."""
 

@@ -44,25 +44,29 @@ def gone(folder: Path) -> bool:
 
 @pytest.mark.s3
 def test_nothing_is_left_after_the_block_although_it_raises(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), SeaweedServer(tmp_path) as server:
-        running = processes_of(tmp_path)
-        raise ZeroDivisionError
+    server = SeaweedServer(tmp_path)
+    running = []
+    try:
+        with server:
+            running = processes_of(tmp_path)
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
     assert running
     assert gone(tmp_path)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(server.endpoint_url, timeout=2)
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_when_the_process_that_holds_it_is_killed(tmp_path: Path, how: signal.Signals) -> None:
+def test_nothing_is_left_when_the_process_that_holds_it_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline().startswith("http://127.0.0.1:")
         running = processes_of(tmp_path)
-        holder.send_signal(how)
+        holder.send_signal(signal.SIGKILL)
     assert len(running) > 1
     assert gone(tmp_path)
 
@@ -80,9 +84,10 @@ def test_credentials_are_for_this_user_only(s3_server: SeaweedServer) -> None:
 
 
 @pytest.mark.s3
-def test_a_name_that_s3_refuses_is_refused(s3_server: SeaweedServer) -> None:
-    with pytest.raises(SeaweedError, match="bucket 'x'"):
-        s3_server.create_bucket("x")
+@pytest.mark.parametrize("name", ["x", "UPPER", "a/b", "../etc", "", "under_score"])
+def test_a_name_that_s3_refuses_is_refused(s3_server: SeaweedServer, name: str) -> None:
+    with pytest.raises(SeaweedError, match=f"bucket '{name}'"):
+        s3_server.create_bucket(name)
 
 
 def test_a_server_that_ends_at_once_is_reported_with_its_last_words(

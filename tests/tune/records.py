@@ -78,6 +78,8 @@ def write_run(
     error: str | None = None,
     metric: Metric = ACCURACY,
     fingerprint: str = "4f1d0c2a",
+    commit: str = "0d3c1f8e9a7b",
+    dirty: bool = False,
     checkpoints: list[int] | None = None,
 ) -> None:
     """A run under `prefix` (which ends with "/"), named by its last folder.
@@ -95,7 +97,8 @@ def write_run(
         experiment=experiment({**(settings or {}), **(overrides or {})}),
         overrides=overrides or {},
         parameters=101_770,
-        git_commit="0d3c1f8e9a7b",
+        git_commit=commit,
+        git_dirty=dirty,
         environment={"python": "3.11.7", "torch": "2.15.0", "device": "cpu"},
         data=DataSummary(fingerprint=fingerprint, classes=["shirt", "shoe"], train=54_000, validation=6_000),
         started="2026-11-21T20:00:00+00:00",

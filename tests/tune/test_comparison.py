@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.records import store_at, write_big_sweep, write_run, write_sweep
+from tests.tune.records import ACCURACY, store_at, write_big_sweep, write_run, write_sweep
+from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.trainers.errors import ConfigError, MissingKeyError, StoreError
-from tuneyard.trainers.record import Metric
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.record import BestEpoch, Metric, read_run, write_record
+from tuneyard.trainers.store import Store, open_store
 from tuneyard.tune import comparison as comparison_module
 from tuneyard.tune.comparison import Comparison, compare, find_runs, finite, to_json
 
@@ -173,6 +174,35 @@ def test_different_data_is_a_reason_for_caution(tmp_path: Path) -> None:
     assert compare([str(tmp_path)]).cautions == ()
     write_run(store, "b/", [0.6], fingerprint="other")
     assert "2 different data sets" in compare([str(tmp_path)]).cautions[0]
+
+
+def test_different_validation_samples_and_different_code_are_reasons_for_caution(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [0.5], settings={"data.validation.seed": 1})
+    write_run(store, "b/", [0.6], commit="another", dirty=True)
+    validation, commits, changes = compare([str(tmp_path)]).cautions
+    assert "validated on different samples" in validation
+    assert "2 different commits" in commits
+    assert "uncommitted changes" in changes
+
+
+def test_a_record_whose_metrics_are_gone_still_has_its_best_epoch(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [])
+    kept = read_run(store, "a/").model_copy(update={"best": BestEpoch(value=0.8, epoch=3, step=30)})
+    write_record(store, "a/", kept)
+    assert compare([str(tmp_path)]).runs[0].best(ACCURACY) == kept.best
+    assert compare([str(tmp_path)], metric="val/loss").runs[0].best(LOSS) is None
+
+
+@pytest.mark.s3
+def test_a_sweep_in_s3_is_read_with_its_checkpoints(s3_server: SeaweedServer) -> None:
+    uri = "s3://tests/compare/fashion"
+    store = open_store(uri, endpoint_url=s3_server.endpoint_url, region="us-east-1")
+    write_big_sweep(store, 5)
+    comparison = compare([f"{uri}/"], endpoint_url=s3_server.endpoint_url, region="us-east-1")
+    assert sorted(ids(comparison)) == ["t0000", "t0001", "t0002", "t0003", "t0004"]
+    assert comparison.runs[0].checkpoint(comparison.metric) == f"{uri}/sweep/t0001/checkpoints/0000000120"
 
 
 def test_the_best_checkpoint_is_the_best_of_those_still_kept(tmp_path: Path) -> None:
