@@ -22,14 +22,21 @@ _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 60.0
 _POLL_S = 0.02
 _SOCKETS = Path("/tmp")  # noqa: S108  (the server puts its sockets there, wherever its data lie)
+_STOP_TIMEOUT_S = 10.0
 _PORT_ATTEMPTS = 3
 _PORTS = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
 
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
-_DIE_WITH_PARENT = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
-"""The shell becomes the server. Beside it waits a child for the end of a pipe that we hold: it comes with our own end,
-whatever that is, also SIGKILL, and then nothing of the process group is left behind."""
+_END_WITH_PIPE = """
+sockets=$1; shift
+exec 3<&0
+{ read -r _ <&3; rm -f $sockets; kill -KILL 0; } &
+exec "$@" 3<&- </dev/null
+"""
+"""The shell becomes the server. Beside it waits a child for the end of a pipe that we hold. It comes when we close it,
+and with our own end, whatever that is, also SIGKILL; then nothing of the process group is left behind.
+SIGKILL, because on SIGTERM the server waits 15 s for connections of its own; what it wrote is in the files."""
 
 
 class SeaweedError(RuntimeError):
@@ -136,7 +143,7 @@ class SeaweedServer:
         with (self._folder / "weed.log").open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
-                    ["/bin/sh", "-c", _DIE_WITH_PARENT, "sh", str(binary), "-logtostderr", *arguments],
+                    ["/bin/sh", "-c", _END_WITH_PIPE, "sh", self._sockets(), str(binary), "-logtostderr", *arguments],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -145,6 +152,11 @@ class SeaweedServer:
                     env=os.environ | {"GOMEMLIMIT": "256MiB"},
                 )
             )
+
+    def _sockets(self) -> str:
+        """The sockets that the server makes outside its folder, and leaves there when it is killed."""
+        names = [f"{_SOCKETS}/seaweedfs-{name.replace('.', '-')}-{port}.sock" for name, port in self._ports.items()]
+        return " ".join(names)
 
     def _master_arguments(self) -> list[str]:
         port = self._ports
@@ -183,17 +195,14 @@ class SeaweedServer:
 
     def _stop(self) -> None:
         for process in self._processes:
-            # Not SIGTERM: the server then waits 15 s for connections of its own. What it wrote is in the files.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             if process.stdin:
                 process.stdin.close()
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:  # the child that should have seen it is no more
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         self._processes = []
-        for name, port in self._ports.items():
-            kind = name.partition(".")[0]
-            for socket_name in (f"seaweedfs-{kind}-{port}.sock", f"seaweedfs-{kind}-grpc-{port}.sock"):
-                (_SOCKETS / socket_name).unlink(missing_ok=True)
 
     def _last_words(self) -> str:
         path = self._folder / "weed.log"

@@ -1,13 +1,17 @@
 """What one key of the experiment alone cannot tell: combinations that are impossible, told before anything starts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneyard.trainers.errors import ConfigError, choose_from
+from tuneyard.trainers.errors import CheckpointError, ConfigError, choose_from
 from tuneyard.trainers.experiment import Experiment, TuneConfig
 from tuneyard.trainers.loading import with_overrides
 
+MAY_CHANGE_ON_RESUME = (
+    "tune", "checkpoint", "tracking", "resources", "train.epochs", "model.pretrained", "data.cache_dir",
+    "data.download",
+)  # fmt: skip
 FIXED_IN_A_SWEEP = ("name", "task", "data.source", "tune", "checkpoint", "tracking", "resources")
 
 
@@ -50,6 +54,33 @@ def check_task_and_model(experiment: Experiment, project_dir: Path, classes: Seq
         )
 
 
+def check_resumed(experiment: Experiment, before: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where a run is to go on with another experiment than it began with.
+
+    A checkpoint brings its own learning rate and its place in the order of the samples, so that most changes would be
+    ignored without a word, and some would mix two trainings.
+    """
+    changed = [
+        f"  {path}: was {old!r}, is {new!r}"
+        for path, old, new in _differences(before, experiment.model_dump(mode="json"), "")
+        if not any(path == free or path.startswith(f"{free}.") for free in MAY_CHANGE_ON_RESUME)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{experiment.name} is not what this run began with:\n"
+            + "\n".join(changed)
+            + "\nResume with the values as they were, or leave --resume out to start a new run."
+        )
+
+
+def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in {**before, **after}:
+            yield from _differences(before.get(key), after.get(key), f"{path}.{key}" if path else key)
+    elif before != after:
+        yield path, before, after
+
+
 def model_variants(experiment: Experiment) -> list[Experiment]:
     """The experiment with each model and each image size that the sweep may choose."""
     variants = [experiment]
@@ -66,8 +97,8 @@ def _training(experiment: Experiment, workers: int) -> list[str]:
     problems = []
     if train.batch_size < workers * train.accumulate:
         problems.append(
-            f"train.batch_size: {train.batch_size} is the global batch, and cannot be shared by {workers} worker(s) times "
-            f"train.accumulate {train.accumulate}; give at least {workers * train.accumulate}."
+            f"train.batch_size: {train.batch_size} is the global batch, and cannot be shared by {workers} worker(s) "
+            f"times train.accumulate {train.accumulate}; give at least {workers * train.accumulate}."
         )
     if schedule.warmup_epochs >= train.epochs:
         problems.append(
@@ -95,8 +126,8 @@ def _sweep(experiment: Experiment, tune: TuneConfig) -> list[str]:
             problems.append(f"tune.space.{key}: " + str(error).split("\n", 1)[-1].strip())
         if tune.search == "grid" and domain.kind in ("uniform", "loguniform"):
             problems.append(
-                f"tune.space.{key}: {domain.kind} has no end of values, and tune.search is grid; give choice, randint or a "
-                "quantized range, or search: tpe."
+                f"tune.space.{key}: {domain.kind} has no end of values, and tune.search is grid; give choice, randint "
+                "or a quantized range, or search: tpe."
             )
     if tune.scheduler == "asha" and tune.grace_epochs > experiment.train.epochs:
         problems.append(

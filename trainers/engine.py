@@ -45,13 +45,14 @@ class Engine:
         return self.rank == 0
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The model on this device, in its memory format, wrapped for precision and workers; and the optimizer likewise.
+        """The model on this device, in its memory format, wrapped for precision and workers; the optimizer for `step`.
 
         The optimizer must have been built on this model's parameters, which keep their identity.
         """
-        model = self.place(model)
-        prepared, wrapped = self._accelerator.prepare(model, optimizer)
-        return prepared, wrapped
+        # Accelerate must know of the optimizer, to unscale fp16 gradients before they are clipped. But it is stepped
+        # without the wrapper, which in every step searches the import path twice and inspects a signature.
+        prepared, _ = self._accelerator.prepare(self.place(model), optimizer)
+        return prepared, optimizer
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on this device, in the memory format of the experiment."""
@@ -67,7 +68,16 @@ class Engine:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of the loss, scaled for fp16."""
-        self._accelerator.backward(loss)
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """One optimizer step, left out by fp16 where the scaled gradients overflowed; no gradients are left behind."""
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Inside, gradients stay with this worker: for every micro-batch but the last."""

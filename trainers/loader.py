@@ -1,13 +1,14 @@
 """The making of a batch's images, in this process or in processes that are kept from epoch to epoch."""
 
 import multiprocessing
+import os
 import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from multiprocessing.reduction import DupFd
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -40,29 +41,53 @@ def make_images(images: Array, augmenter: Augmenter | None, epoch: int, indices:
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class _Mapped:
-    """Where a process finds the images: plain data, so that it goes through pickle at no cost."""
+class _SharedImages:
+    """Images that a process which is being started gets as a memory map, and not as a copy.
 
-    path: str
-    offset: int
-    shape: tuple[int, ...]
+    Those that are a whole memory map already are opened again there; others go through a file without a name, which
+    the system removes with the last process that has it open, however that ends.
+    """
 
-    def open(self) -> Array:
-        return np.memmap(self.path, dtype=np.uint8, mode="r", offset=self.offset, shape=self.shape)
+    def __init__(self, images: Array) -> None:
+        self._shape = images.shape
+        self._path, self._offset = "", 0
+        self._file: IO[bytes] | None = None
+        if type(images) is np.memmap and not isinstance(images.base, np.ndarray) and images.flags.c_contiguous:
+            self._path, self._offset = str(images.filename), int(images.offset)
+            return
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as processes may be started
+        np.ascontiguousarray(images).tofile(self._file)
+        self._file.flush()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._file is not None:
+            return _open_handle, (DupFd(self._file.fileno()), self._shape)
+        return _open_file, (self._path, self._offset, self._shape)
+
+    def close(self) -> None:
+        """No process can be started any more; those that were keep their images."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _open_file(path: str, offset: int, shape: tuple[int, ...]) -> Array:
+    return np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=shape)
+
+
+def _open_handle(handle: Any, shape: tuple[int, ...]) -> Array:
+    with os.fdopen(handle.detach(), "rb") as file:
+        return np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
 
 
 class _Maker(Dataset[torch.Tensor | TuneyardError]):
     """Answers whole requests, so that a loader process makes a batch and not a sample."""
 
-    def __init__(self, mapped: _Mapped, augmenter: Augmenter | None) -> None:
-        self._mapped = mapped
+    def __init__(self, images: _SharedImages, augmenter: Augmenter | None) -> None:
+        # An array once it has come to a loader process; nothing is made of it before.
+        self._images: Any = images
         self._augmenter = augmenter
-        self._images: Array | None = None
 
     def __getitem__(self, request: Request) -> torch.Tensor | TuneyardError:
-        if self._images is None:
-            self._images = self._mapped.open()
         try:
             return make_images(self._images, self._augmenter, *request)
         except TuneyardError as error:
@@ -83,12 +108,21 @@ class _Requests(Sampler[Request]):
 def _start_process(worker: int) -> None:
     import cv2
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # What albumentations warns of was shown by the main process already.
     warnings.simplefilter("ignore")
     # Ctrl-C goes to every process of the terminal: the trainer saves and then stops these.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One thread each: there are as many processes as cores.
     cv2.setNumThreads(0)
+
+
+def _end_with_parent() -> None:
+    """End when the trainer has gone, however it went. torch watches the fork server, which its children keep alive."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _unchanged(made: Any) -> Any:
@@ -107,9 +141,9 @@ class LoaderProcesses:
         # By name, since only augment.py imports it; a package that is missing is passed over.
         context.set_forkserver_preload(["tuneyard.trainers.loader", "cv2", "albumentations"])
         self._requests = _Requests()
-        self._file: Any = None
+        self._images = _SharedImages(images)
         self._loader: DataLoader[torch.Tensor | TuneyardError] | None = DataLoader(
-            _Maker(self._map(images), augmenter),
+            _Maker(self._images, augmenter),
             sampler=self._requests,
             batch_size=None,
             collate_fn=_unchanged,
@@ -122,15 +156,6 @@ class LoaderProcesses:
             # Without one of its own the loader would draw from torch's global generator, and so change the training.
             generator=torch.Generator(),
         )
-
-    def _map(self, images: Array) -> _Mapped:
-        """The images as a file: the one that they are in already, or a temporary one."""
-        if type(images) is np.memmap and not isinstance(images.base, np.ndarray) and images.flags.c_contiguous:
-            return _Mapped(str(images.filename), int(images.offset), images.shape)
-        self._file = tempfile.NamedTemporaryFile(prefix="tuneyard-images-")  # noqa: SIM115 - deleted by `close`
-        np.ascontiguousarray(images).tofile(self._file)
-        self._file.flush()
-        return _Mapped(str(Path(self._file.name)), 0, images.shape)
 
     def run(self, requests: Iterable[Request]) -> Iterator[torch.Tensor]:
         """The images of each request, in order. One run at a time: a new one ends what is left of the last."""
@@ -146,6 +171,4 @@ class LoaderProcesses:
         """Stop the processes. A run that is still open must have been closed before."""
         # The loader stops its processes when its last reference goes.
         self._loader = None
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._images.close()

@@ -71,7 +71,7 @@ class Trainer:
         self.epoch = self.batch = self.step = 0
         self._epoch_s = 0.0
         self._sums = task.empty(engine.device)
-        self._first_bad = torch.full((), -1, dtype=torch.int64, device=engine.device)
+        self._losses = torch.zeros(train.steps_per_epoch, device=engine.device)
 
     def epochs(self) -> Iterator[EpochResult]:
         """Train what is left, and yield after each epoch; InterruptedRunError once `should_stop` says so."""
@@ -132,12 +132,10 @@ class Trainer:
             total += loss.detach() * (len(targets) / len(labels))
         if self.config.clip_norm is not None:
             self.engine.clip(self.model, self.config.clip_norm)
-        self.optimizer.step()
+        self.engine.step(self.optimizer)
         self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        # Remembered on the device, so that no step waits to look at its own loss.
-        bad = (self._first_bad < 0) & ~torch.isfinite(total)
-        self._first_bad = torch.where(bad, self.step, self._first_bad)
+        # Kept on the device until the epoch's end, so that no step waits to look at its own loss.
+        self._losses[self.batch] = total
         return total
 
     @torch.inference_mode()
@@ -162,7 +160,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything that a trainer built alike needs to go on: a tree of tensors and plain values. All workers must ask."""
+        """All that a trainer built alike needs to go on: a tree of tensors and plain values. All workers must ask."""
         module = self.engine.unwrap(self.model)
         scaler = self.engine.scaler
         return {
@@ -195,9 +193,11 @@ class Trainer:
         return float(self.schedule.get_last_lr()[0])
 
     def _refuse_divergence(self) -> None:
-        first_bad = int(self._first_bad)
-        if self.engine.any_worker(first_bad >= 0):
-            where = f"step {first_bad + 1} (epoch {first_bad // self.train.steps_per_epoch + 1})"
+        bad = torch.nonzero(~torch.isfinite(self._losses[: self.batch]))
+        if self.engine.any_worker(len(bad) > 0):
+            where = f"epoch {self.epoch + 1}"
+            if len(bad) > 0:
+                where = f"step {self.epoch * self.train.steps_per_epoch + int(bad[0]) + 1} ({where})"
             raise DivergedError(
                 f"The training loss became NaN or infinite at {where}, with lr {self._lr():.3g} and precision "
                 f"{self.config.precision}. Lower optimizer.lr, set train.clip_norm, or warm up longer; "

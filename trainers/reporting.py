@@ -1,12 +1,10 @@
 """Keeps one run's record and its trackers up to date, as the run goes along."""
 
-from typing import Any
-
 import numpy as np
 
 from tuneyard.trainers.errors import MissingKeyError
 from tuneyard.trainers.loop import EpochResult
-from tuneyard.trainers.record import BestEpoch, Memory, RunRecord, RunStatus, now, read_metrics, read_run, write_record
+from tuneyard.trainers.record import BestEpoch, Memory, Metric, RunRecord, RunStatus, now, read_run, write_record
 from tuneyard.trainers.record_writer import RecordWriter
 from tuneyard.trainers.session import LoadedData, Session
 from tuneyard.trainers.spec import TrialSpec
@@ -17,10 +15,13 @@ from tuneyard.trainers.tracking import TrackedRun
 class Reporter:
     """The main worker's record writer and tracker for one run."""
 
-    def __init__(self, record: RunRecord, store: Store, spec: TrialSpec, session: Session, *, first_epoch: int) -> None:
+    def __init__(
+        self, record: RunRecord, store: Store, spec: TrialSpec, session: Session, rows: list[dict[str, float]]
+    ) -> None:
+        """`rows`: the metrics of the epochs that were trained before, in a run that goes on."""
         self._tracker = session.tracker
         self._images = spec.experiment.tracking.comet.images
-        self.rows: list[dict[str, float]] = []
+        self.rows = rows
         self._spent_before_s = 0.0
         previous = None
         if spec.resume:
@@ -29,13 +30,11 @@ class Reporter:
             except MissingKeyError:
                 pass
             else:
-                # Epochs after the checkpoint are trained again, and would otherwise stand twice.
-                self.rows = [row for row in read_metrics(store, spec.prefix) if row["epoch"] <= first_epoch]
                 self._spent_before_s = before.train_s
                 previous = TrackedRun.model_validate(before.tracking) if before.tracking else None
                 record = record.model_copy(update={"started": before.started, "attempts": before.attempts + 1})
         tracked = self._tracker.begin(spec, previous)
-        best = _best(self.rows, record)
+        best = _best(self.rows, record.metric)
         self.record = record.model_copy(update={"tracking": tracked.model_dump(mode="json"), "best": best})
         self._writer = RecordWriter(store, spec.prefix)
         self._writer.write(self.record, self.rows)
@@ -50,12 +49,9 @@ class Reporter:
             {name: value for name, value in row.items() if name not in ("epoch", "step")},
             step=int(row["step"]), epoch=int(row["epoch"]),
         )  # fmt: skip
-        value = row.get(self.record.metric.name)
-        improved = self.record.metric.better(value, self.record.best.value if self.record.best else None)
-        update: dict[str, Any] = {"train_s": self._spent_before_s + spent_s}
-        if improved and value is not None:
-            update["best"] = BestEpoch(value=value, epoch=int(row["epoch"]), step=int(row["step"]))
-        self.record = self.record.model_copy(update=update)
+        best = _better(row, self.record.best, self.record.metric)
+        improved = best is not self.record.best
+        self.record = self.record.model_copy(update={"train_s": self._spent_before_s + spent_s, "best": best})
         self._writer.write(self.record, self.rows)
         return improved
 
@@ -78,9 +74,9 @@ class Reporter:
         worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")][: self._images]
         if len(worst) == 0:
             return
+        classes, names = data.classes, data.pool.names
         captions = [
-            f"{data.classes[evaluation.predictions[i]]}, is {data.classes[labels[i]]}: {data.pool.names[evaluation.indices[i]]}"
-            for i in worst
+            f"{classes[evaluation.predictions[i]]}, is {classes[labels[i]]}: {names[evaluation.indices[i]]}" for i in worst
         ]
         images = np.stack([data.pool.images[evaluation.indices[i]] for i in worst])
         self._tracker.log_images("wrong predictions", images, captions, step=step, epoch=epoch)
@@ -111,10 +107,16 @@ def complete_tracking(session: Session, store: Store, prefix: str) -> None:
         write_record(store, prefix, record.model_copy(update={"tracking": tracked.model_dump(mode="json")}))
 
 
-def _best(rows: list[dict[str, float]], record: RunRecord) -> BestEpoch | None:
+def _best(rows: list[dict[str, float]], metric: Metric) -> BestEpoch | None:
     best: BestEpoch | None = None
     for row in rows:
-        value = row.get(record.metric.name)
-        if value is not None and record.metric.better(value, best.value if best else None):
-            best = BestEpoch(value=value, epoch=int(row["epoch"]), step=int(row["step"]))
+        best = _better(row, best, metric)
     return best
+
+
+def _better(row: dict[str, float], best: BestEpoch | None, metric: Metric) -> BestEpoch | None:
+    """This epoch, where it is better than the best so far, or as good: of equal checkpoints too the newer counts."""
+    value = row.get(metric.name)
+    if value is None or not (metric.better(value, best.value if best else None) or (best and value == best.value)):
+        return best
+    return BestEpoch(value=value, epoch=int(row["epoch"]), step=int(row["step"]))

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tuneyard.trainers.build import build_trainer, count_parameters, test_metrics
-from tuneyard.trainers.checkpoints import CheckpointInfo, Checkpoints
+from tuneyard.trainers.checkpoints import Checkpoints
+from tuneyard.trainers.checks import check_resumed
 from tuneyard.trainers.engine import Engine
-from tuneyard.trainers.errors import CheckpointError, InterruptedRunError
+from tuneyard.trainers.errors import CheckpointError, InterruptedRunError, TuneyardError
 from tuneyard.trainers.loop import EpochResult, Watcher
 from tuneyard.trainers.memory import memory_peak, reset_peak
-from tuneyard.trainers.record import DataSummary, Metric, RunRecord, RunStatus, now
+from tuneyard.trainers.record import DataSummary, Metric, RunRecord, RunStatus, now, read_run
 from tuneyard.trainers.reporting import Reporter
 from tuneyard.trainers.session import LoadedData, Session
 from tuneyard.trainers.spec import TrialSpec
@@ -43,14 +44,12 @@ class Run:
             keep_best=checkpoint.keep_best,
             mode=self.metric.mode,
         )
-        resumed = self._resume() if spec.resume else None
+        self._saved = (-1, -1)
+        history = self._resume() if spec.resume else []
         self._began = time.monotonic()
-        self._saved_step = resumed.step if resumed else -1
         self._last: EpochResult | None = None
         self._reporter = (
-            Reporter(self._first_record(), self.store, spec, session, first_epoch=self.trainer.epoch)
-            if self.engine.is_main
-            else None
+            Reporter(self._first_record(), self.store, spec, session, history) if self.engine.is_main else None
         )
 
     @property
@@ -81,19 +80,37 @@ class Run:
 
     def save(self, metric: float | None = None) -> None:
         """Ask for a checkpoint of this very moment; returns once the state is copied. All workers must call it."""
-        if self.trainer.step == self._saved_step:
+        # Both numbers: a stop after an epoch's last step comes before its validation, and before its metric is known.
+        place = (self.trainer.step, self.trainer.epoch)
+        if place == self._saved:
             return
         state = self.trainer.state()
-        self._saved_step = self.trainer.step
-        if self.engine.is_main:
+        self._saved = place
+        if self._reporter:
+            # With the weights, and not read back from metrics.jsonl: that may lag behind when a run is killed.
+            state["history"] = list(self._reporter.rows)
             self.checkpoints.save(state, step=self.trainer.step, epoch=self.trainer.epoch, metric=metric)
 
     def finish(self, status: RunStatus, error: str | None = None) -> None:
-        """Wait for what is still being saved, evaluate on the test set where that is due, and end the record."""
+        """Wait for what is still being saved, evaluate on the test set where that is due, and end the record.
+
+        Raises what went wrong with that, and the record says failed, unless the run had failed before.
+        """
+        test: dict[str, float] | None = None
         try:
             if self.engine.is_main:
                 self.checkpoints.close()
-            test = self._evaluate_test() if status == "completed" and self.spec.evaluate_test else None
+            if status == "completed" and self.spec.evaluate_test:
+                test = self._evaluate_test()
+        except TuneyardError as fault:
+            if status != "failed":
+                status, error = "failed", f"{type(fault).__name__}: {fault}"
+                raise
+        finally:
+            self._end_record(status, error, test)
+
+    def _end_record(self, status: RunStatus, error: str | None, test: dict[str, float] | None) -> None:
+        try:
             if self._reporter:
                 if self._last is not None:
                     self._reporter.show_validation(self._last, self.data, self.trainer.step)
@@ -102,11 +119,19 @@ class Run:
             self.trainer.train.close()
             self.engine.close()
 
-    def _resume(self) -> CheckpointInfo | None:
+    def _resume(self) -> list[dict[str, float]]:
+        """Go on from the newest checkpoint; returns the metrics of the epochs before it."""
         found = self.checkpoints.load()
         if found is None:
-            return None
+            return []
         info, state = found
+        before = read_run(self.store, self.spec.prefix)
+        check_resumed(self.experiment, before.experiment)
+        if before.data and before.data.fingerprint != self.data.fingerprint:
+            raise CheckpointError(
+                f"{self.experiment.data.source} has changed since this run began, and its samples would be mixed up. "
+                "Restore the data, or leave --resume out to start a new run."
+            )
         try:
             self.trainer.restore(state)
         except (KeyError, RuntimeError, ValueError) as error:
@@ -115,13 +140,16 @@ class Run:
                 "Start a new run, or resume with the experiment as it was."
             ) from error
         log.info("resumed %s from step %d (epoch %d)", self.spec.run_id, info.step, info.epoch)
-        return info
+        self._saved = (info.step, info.epoch)
+        history: list[dict[str, float]] = state["history"]
+        return history
 
     def _first_record(self) -> RunRecord:
         data = self.data
         return RunRecord(
             run_id=self.spec.run_id, name=self.experiment.name, sweep_id=self.spec.sweep_id, metric=self.metric,
-            experiment=self.experiment.model_dump(mode="json"), overrides=self.spec.overrides, parameters=count_parameters(self.trainer),
+            experiment=self.experiment.model_dump(mode="json"), overrides=self.spec.overrides,
+            parameters=count_parameters(self.trainer),
             git_commit=self.spec.provenance.commit, git_dirty=self.spec.provenance.dirty, started=now(),
             environment=self.session.environment(), data=DataSummary(
                 fingerprint=data.fingerprint, classes=list(data.classes), train=len(data.split.train),

@@ -64,11 +64,13 @@ def test_nothing_is_left_when_the_process_that_holds_it_is_killed(tmp_path: Path
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline().startswith("http://127.0.0.1:")
+        socket = Path(f"/tmp/seaweedfs-s3-{holder.stdout.readline().strip().rpartition(':')[2]}.sock")
+        assert socket.exists()
         running = processes_of(tmp_path)
         holder.send_signal(signal.SIGKILL)
     assert len(running) > 1
     assert gone(tmp_path)
+    assert not socket.exists()
 
 
 @pytest.mark.s3

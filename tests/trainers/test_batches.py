@@ -1,6 +1,9 @@
 """Batches: what each worker gets, in which order, and that processes and resuming change nothing."""
 
-from collections.abc import Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,10 @@ def indices(batches: Sequence[Batch] | Iterator[Batch] | EvalBatches) -> list[li
     return [batch.indices.tolist() for batch in batches]
 
 
+def flat(lists: Iterable[list[int]]) -> list[int]:
+    return list(chain.from_iterable(lists))
+
+
 def assert_same(ours: Sequence[Batch], theirs: Sequence[Batch]) -> None:
     assert indices(ours) == indices(theirs)
     for one, other in zip(ours, theirs, strict=True):
@@ -49,7 +56,7 @@ def test_a_batch_holds_the_images_and_labels_of_its_indices() -> None:
 
 def test_an_epoch_shows_no_sample_twice_and_drops_the_incomplete_batch() -> None:
     batches = train(indices=np.arange(10, 31))
-    seen = sum(indices(batches.epoch(0)), [])
+    seen = flat(indices(batches.epoch(0)))
     assert batches.steps_per_epoch == 2
     assert len(set(seen)) == len(seen) == 16
     assert set(seen) <= set(range(10, 31))
@@ -58,7 +65,7 @@ def test_an_epoch_shows_no_sample_twice_and_drops_the_incomplete_batch() -> None
 def test_the_only_batch_is_kept_though_incomplete() -> None:
     batches = train(indices=np.arange(5))
     assert (batches.steps_per_epoch, batches.global_batch_size) == (1, 5)
-    assert sorted(sum(indices(batches.epoch(0)), [])) == [0, 1, 2, 3, 4]
+    assert sorted(flat(indices(batches.epoch(0)))) == [0, 1, 2, 3, 4]
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -73,7 +80,7 @@ def test_the_workers_shares_make_up_the_global_batch(world_size: int) -> None:
     whole = indices(train().epoch(4))
     shares = [indices(train(rank=rank, world_size=world_size).epoch(4)) for rank in range(world_size)]
     for step, batch in enumerate(whole):
-        assert sorted(sum((share[step] for share in shares), [])) == sorted(batch)
+        assert sorted(flat(share[step] for share in shares)) == sorted(batch)
 
 
 def test_a_resumed_epoch_goes_on_with_the_same_batches() -> None:
@@ -166,7 +173,7 @@ def test_evaluation_goes_through_all_in_order() -> None:
 @pytest.mark.parametrize("count", [1, 11, 12])
 def test_the_workers_evaluate_every_sample_once(count: int) -> None:
     shares = [EvalBatches(samples(), np.arange(count), 4, rank=rank, world_size=3) for rank in range(3)]
-    assert sorted(sum((sum(indices(share), []) for share in shares), [])) == list(range(count))
+    assert sorted(flat(flat(indices(share)) for share in shares)) == list(range(count))
     assert [len(list(share)) for share in shares] == [len(share) for share in shares]
 
 
@@ -187,3 +194,28 @@ def test_normalization_of_many_images_takes_some_from_everywhere() -> None:
 def test_normalization_of_a_constant_channel_does_not_divide_by_zero() -> None:
     images = np.full((50, 2, 2, 1), 51, dtype=np.uint8)
     assert measure_normalization(samples(images=images), np.arange(50)) == ((0.2,), (1 / 255,))
+
+
+ORPHANED = """
+import os, sys, numpy as np, psutil
+from tuneyard.trainers.batches import TrainBatches
+from tuneyard.trainers.dataset import Samples
+
+if __name__ == "__main__":
+    pool = Samples(np.zeros((50, 8, 8, 1), dtype=np.uint8), np.zeros(50, dtype=np.int64), [""] * 50)
+    batches = TrainBatches(pool, np.arange(50), batch_size=8, processes=1)
+    next(iter(batches.epoch(0)))
+    print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_processes_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(ORPHANED)
+    # To a file: the orphans would hold a pipe open.
+    with (tmp_path / "pids").open("w") as pids:
+        subprocess.run([sys.executable, str(tmp_path / "main.py")], stdout=pids, check=False, timeout=120)
+    orphans = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(orphans) >= 2  # the fork server and the loader
+    alive = [psutil.Process(pid) for pid in orphans if psutil.pid_exists(pid)]
+    assert psutil.wait_procs(alive, timeout=20)[1] == []

@@ -12,11 +12,12 @@ from tuneyard.trainers.errors import ConfigError, DataError
 from tuneyard.trainers.experiment import DataConfig
 
 
-def load_arrays(tmp_path: Path, channels: int | None = None, **changes: Any) -> ImageData:
-    shape = (6, 8, 8) if channels is None else (6, 8, 8, channels)
+def load_arrays(tmp_path: Path, given: int | None = None, **changes: Any) -> ImageData:
+    shape = (6, 8, 8) if given is None else (6, 8, 8, given)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.savez(tmp_path / "a.npz", x=images, y=np.arange(6) % 2)
-    return load_data(DataConfig(**({"source": "npz:a.npz", "image_size": 8} | changes)), tmp_path)
+    options: dict[str, Any] = {"source": "npz:a.npz", "image_size": 8} | changes
+    return load_data(DataConfig(**options), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,11 @@ def write_folder(root: Path) -> None:
 
 
 def load_folder(tmp_path: Path, name: str = "data", **changes: Any) -> ImageData:
-    options = {"source": f"folder:{name}", "image_size": 8, "cache_dir": str(tmp_path / "cache")} | changes
+    options: dict[str, Any] = {
+        "source": f"folder:{name}",
+        "image_size": 8,
+        "cache_dir": str(tmp_path / "cache"),
+    } | changes
     return load_data(DataConfig(**options), tmp_path)
 
 

@@ -2,8 +2,8 @@
 
 import gzip
 import hashlib
-import urllib.error
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 
@@ -54,10 +54,10 @@ def test_a_download_is_kept_for_the_next_time(tmp_path: Path, monkeypatch: pytes
 
 def test_without_network_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(url: str, timeout: float) -> None:
-        raise urllib.error.URLError("no route to host")
+        raise URLError("no route to host")
 
     nowhere_but(monkeypatch, tmp_path)
-    monkeypatch.setattr(fashion_mnist.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(DataError, match=r"no route to host.*dataset-fashion-mnist"):
         fashion_mnist.load_fashion_mnist(DataConfig(source="fashion-mnist"), tmp_path, "")
 

@@ -17,6 +17,15 @@ def write_image(path: Path, value: int = 100) -> None:
     assert cv2.imwrite(str(path), np.full((8, 8), value, dtype=np.uint8))
 
 
+def write_file(path: Path) -> None:
+    """An image where the name says so, else text."""
+    if path.suffix.lower() == ".png":
+        write_image(path)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no image")
+
+
 def load(tmp_path: Path, source: str, **changes: Any) -> ImageData:
     return load_data(DataConfig(source=source, image_size=8, cache_dir=str(tmp_path / "cache"), **changes), tmp_path)
 
@@ -27,9 +36,7 @@ def names(paths: Any) -> list[str]:
 
 def test_folders_are_classes_and_paths_are_sorted(tmp_path: Path) -> None:
     for name in ("dog/2.png", "cat/b.png", "cat/a.PNG", "dog/deep/1.png", "dog/notes.txt", "dog/._2.png", ".git/x.png"):
-        write_image(tmp_path / "data" / name) if name.lower().endswith("png") else (
-            tmp_path / "data" / name
-        ).write_text("no image")
+        write_file(tmp_path / "data" / name)
     data = load(tmp_path, "folder:data")
     assert data.classes == ("cat", "dog")
     assert names(data.pool.names) == ["a.PNG", "b.png", "2.png", "1.png"]
@@ -70,10 +77,7 @@ def test_a_validation_folder_is_never_trained_on_by_mistake(tmp_path: Path) -> N
 )
 def test_mistakes_in_folders(tmp_path: Path, files: list[str], changes: dict[str, Any], message: str) -> None:
     for name in files:
-        write_image(tmp_path / "data" / name) if name.endswith("png") else (
-            (tmp_path / "data" / name).parent.mkdir(parents=True),
-            (tmp_path / "data" / name).write_text(""),
-        )
+        write_file(tmp_path / "data" / name)
     with pytest.raises(DataError, match=message):
         load(tmp_path, "folder:data", **changes)
 

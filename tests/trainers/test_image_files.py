@@ -163,7 +163,7 @@ def test_a_crash_leaves_no_half_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(image_files, "_decode", crash)
         # As if the process had been killed: nothing is tidied up.
-        patch.setattr(image_files.shutil, "rmtree", lambda *arguments, **options: None)
+        patch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
         with pytest.raises(MemoryError):
             decode_files([path], 32, 3, cache, "fail")
     assert [each.suffix for each in cache.iterdir() if each.is_dir()] == [".part"]

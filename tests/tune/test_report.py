@@ -143,6 +143,23 @@ def test_choosing_another_metric_redraws_the_curves(tmp_path: Path) -> None:
 
 
 @pytest.mark.chromium
+def test_pointing_at_a_curve_tells_its_run_and_value(tmp_path: Path) -> None:
+    write_run(store_at(tmp_path / "runs"), "a/", [0.5, 0.75])
+    write_run(store_at(tmp_path / "runs"), "b/", [0.25, 0.3])
+    point = """
+        const curve = document.querySelector('path[data-run="0"]');
+        const svgBox = curve.ownerSVGElement.getBoundingClientRect();
+        const end = curve.getPointAtLength(curve.getTotalLength());
+        const at = { clientX: svgBox.left + end.x, clientY: svgBox.top + end.y, bubbles: true };
+        curve.dispatchEvent(new PointerEvent("pointermove", at));
+    """
+    page = dom(report(tmp_path / "runs"), tmp_path, point)
+    (tip,) = texts(re.findall(r'<div id="tip"[^>]*>(.*?)</div>', page, re.DOTALL))
+    assert tip.splitlines() == ["a · epoch 2", "val/accuracy: 0.7500"]
+    assert re.findall(r'<path class="curve[^"]*hot[^"]*"[^>]*data-run="(\d+)"', page) == ["0"]
+
+
+@pytest.mark.chromium
 def test_markup_in_an_error_is_shown_and_not_run(tmp_path: Path) -> None:
     write_run(store_at(tmp_path / "runs"), "a/", [0.5], status="failed", error=NASTY, settings={"model.name": NASTY})
     write_run(store_at(tmp_path / "runs"), "b/", [0.6])

@@ -1,0 +1,56 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make the virtual environment .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+ROOMS := trainers tune launch cluster
+
+.PHONY: demo test check types bench constraints clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest tests/test_structure.py
+
+# mypy does not follow setuptools' package-dir: it reads the rooms through links under build/types/tuneyard.
+types: $(VENV)/.dev
+	mkdir -p build/types/tuneyard
+	for room in $(ROOMS); do ln -sfn ../../../$$room build/types/tuneyard/$$room; done
+	$(BIN)/mypy -p tuneyard.trainers -p tuneyard.tune -p tuneyard.launch -p tuneyard.cluster
+	$(BIN)/mypy examples benchmarks tests
+
+bench: $(VENV)/.bench
+	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --help > /dev/null || exit 1; done
+	@echo "Run them one at a time on an idle machine: $(BIN)/python benchmarks/NAME.py"
+
+# Renews constraints.txt with today's newest versions of everything that any extra needs.
+constraints: $(VENV)/.dev
+	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
+		--output-file constraints.txt pyproject.toml
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing tuneyard into $(VENV): about 7 GB with torch's CUDA libraries; some minutes."
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing tuneyard and its test tools into $(VENV): about 7 GB with torch's CUDA libraries; some minutes."
+	$(PIP) --editable '.[demo,dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) --editable '.[demo,dev,bench]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build runs *.egg-info
