@@ -115,14 +115,21 @@ class TrainBatches:
             order[step * self._size : (step + 1) * self._size][self._rank :: self._world_size]
             for step in range(start, self.steps_per_epoch)
         ]
-        if self._processes is not None:
-            made = self._processes.run((epoch, share) for share in shares)
-            for share, images in zip(shares, made, strict=True):
-                yield _batch(self._samples, images, share)
-            return
-        for share in shares:
+        for place, share in enumerate(shares):
+            if self._processes is not None and self._processes.ready:
+                yield from self._from_processes(self._processes, epoch, shares[place:])
+                return
             images = make_images(self._samples.images, self._augmenter, epoch, share)
             yield _batch(self._samples, images.pin_memory() if self._pin_memory else images, share)
+
+    def _from_processes(self, processes: LoaderProcesses, epoch: int, shares: list[Array]) -> Iterator[Batch]:
+        made = processes.run((epoch, share) for share in shares)
+        for share, images in zip(shares, made, strict=True):
+            yield _batch(self._samples, images, share)
+
+    def wait_for_processes(self, timeout_s: float) -> bool:
+        """Wait until the loader processes, if there are any, make the batches; only measurements need to."""
+        return self._processes is None or self._processes.wait(timeout_s)
 
     def close(self) -> None:
         """Stop the loader processes, if there are any. No epoch can be had after it."""

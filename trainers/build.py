@@ -35,6 +35,7 @@ def build_trainer(
     train = TrainBatches(
         data.pool, data.split.train, batch_size=config.batch_size, rank=engine.rank, world_size=engine.world_size,
         seed=config.seed, augmenter=augmenter, processes=session.loader_processes if augmenter else 0,
+        pin_memory=engine.device.type == "cuda",
     )  # fmt: skip
     validation = EvalBatches(data.pool, data.split.validation, config.batch_size, engine.rank, engine.world_size)
     prepared, wrapped = engine.prepare(model, optimizer)

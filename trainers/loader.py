@@ -1,9 +1,11 @@
 """The making of a batch's images, in this process or in processes that are kept from epoch to epoch."""
 
+import logging
 import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
@@ -16,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tuneyard.trainers.augment import Augmenter
 from tuneyard.trainers.errors import TuneyardError
+
+log = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Request = tuple[int, Array]  # the epoch, and positions in the pool
@@ -134,6 +138,9 @@ class LoaderProcesses:
 
     They come from a fork server: it has the imports, no threads and no GPU, so forking it is fast and safe, which it is
     not where Comet, Ray or CUDA have started threads. Images reach them as a memory map, not as a copy.
+
+    The fork server takes seconds to import what it needs, so it is started beside the training: until `ready`, the
+    caller makes its batches itself.
     """
 
     def __init__(self, images: Array, augmenter: Augmenter | None, processes: int, pin_memory: bool) -> None:
@@ -156,6 +163,30 @@ class LoaderProcesses:
             # Without one of its own the loader would draw from torch's global generator, and so change the training.
             generator=torch.Generator(),
         )
+        self._closing = False
+        self._warm = threading.Event()
+        threading.Thread(target=self._warm_up, name="loader-warm-up", daemon=True).start()
+
+    @property
+    def ready(self) -> bool:
+        """Have the processes started?"""
+        return self._warm.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the processes have started; False when they have not within this time."""
+        return self._warm.wait(timeout_s)
+
+    def _warm_up(self) -> None:
+        try:
+            # A request for no images comes back once a process has all it needs.
+            for _ in self.run([(0, np.zeros(0, dtype=np.int64))]):
+                pass
+        except (RuntimeError, OSError) as error:
+            log.warning("the loader processes do not start (%s): batches are made in the training process", error)
+            return
+        self._warm.set()
+        if self._closing:
+            self._drop()
 
     def run(self, requests: Iterable[Request]) -> Iterator[torch.Tensor]:
         """The images of each request, in order. One run at a time: a new one ends what is left of the last."""
@@ -169,6 +200,12 @@ class LoaderProcesses:
 
     def close(self) -> None:
         """Stop the processes. A run that is still open must have been closed before."""
+        self._closing = True
+        # Processes that are still starting are dropped by the thread that starts them: nobody waits for them here.
+        if self.ready:
+            self._drop()
+
+    def _drop(self) -> None:
         # The loader stops its processes when its last reference goes.
         self._loader = None
         self._images.close()

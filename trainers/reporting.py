@@ -76,7 +76,8 @@ class Reporter:
             return
         classes, names = data.classes, data.pool.names
         captions = [
-            f"{classes[evaluation.predictions[i]]}, is {classes[labels[i]]}: {names[evaluation.indices[i]]}" for i in worst
+            f"{classes[evaluation.predictions[i]]}, is {classes[labels[i]]}: {names[evaluation.indices[i]]}"
+            for i in worst
         ]
         images = np.stack([data.pool.images[evaluation.indices[i]] for i in worst])
         self._tracker.log_images("wrong predictions", images, captions, step=step, epoch=epoch)

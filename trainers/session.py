@@ -53,8 +53,12 @@ class Session:
 
     @property
     def loader_processes(self) -> int:
-        """Processes that augment: one less than the cores, so that the loop has one; none where there is one core."""
-        return min(self.threads - 1, 8)
+        """Processes that augment beside the training.
+
+        Beside a GPU every core but one. Where the CPU itself trains, cores given to augmentation are taken from the
+        training: one in four.
+        """
+        return min(self.threads // 4 if self.cpu or not torch.cuda.is_available() else self.threads - 1, 8)
 
     def data(self, config: DataConfig, project_dir: Path) -> LoadedData:
         """The data of this config, loaded once; raises DataError or ConfigError."""

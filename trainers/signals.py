@@ -2,9 +2,13 @@
 
 import os
 import signal
-import sys
+import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+
+_STDERR = 2
+"""The descriptor itself: a handler must not wait for a lock that Python's own stream may hold."""
 
 
 class StopSignals:
@@ -19,6 +23,8 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._handle)
         return self
@@ -36,7 +42,7 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             # No clean-up: the user has asked twice, and the store never holds half a checkpoint.
-            os.write(sys.stderr.fileno(), b"\nLeaving at once; nothing was saved since the last checkpoint.\n")
+            os.write(_STDERR, b"\nLeaving at once; nothing was saved since the last checkpoint.\n")
             os._exit(130)
         self.received = signal.Signals(number)
-        os.write(sys.stderr.fileno(), f"\n{self._message}\n".encode())
+        os.write(_STDERR, f"\n{self._message}\n".encode())

@@ -1,5 +1,6 @@
 """One worker process of a run, as `processes.py` starts it: `python -m tuneyard.trainers.worker SPEC.json`."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def train_here(spec: TrialSpec, session: Session) -> None:
 
 def main(spec_path: str, rank: int, threads: int) -> int:
     """Exit status of the worker: 0 done, 2 a mistake that was told, 3 stopped by a signal after saving."""
+    _die_with_parent()
     spec = TrialSpec.model_validate_json(Path(spec_path).read_text())
     if rank != 0:
         spec = spec.model_copy(update={"progress": False})
@@ -39,6 +41,18 @@ def main(spec_path: str, rank: int, threads: int) -> int:
         print(error, file=sys.stderr)  # noqa: T201 - a person reads this
         return 2
     return 0
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when the one that started it is gone, killed perhaps.
+
+    Otherwise this worker would go on saving into a run that somebody may be resuming. Linux alone can be asked.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 if __name__ == "__main__":

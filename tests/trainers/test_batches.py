@@ -28,7 +28,9 @@ def samples(count: int = 50, channels: int = 1, images: Any = None) -> Samples:
 
 def train(data: Samples | None = None, **options: Any) -> TrainBatches:
     data = data or samples()
-    return TrainBatches(data, options.pop("indices", np.arange(len(data))), **({"batch_size": 8} | options))
+    batches = TrainBatches(data, options.pop("indices", np.arange(len(data))), **({"batch_size": 8} | options))
+    assert batches.wait_for_processes(60.0)
+    return batches
 
 
 def indices(batches: Sequence[Batch] | Iterator[Batch] | EvalBatches) -> list[list[int]]:
@@ -137,6 +139,13 @@ def test_an_epoch_that_was_left_early_does_not_spill_into_the_next() -> None:
         batches.close()
 
 
+def test_batches_come_before_the_processes_have_started() -> None:
+    batches = TrainBatches(samples(), np.arange(len(samples())), batch_size=8, processes=1)
+    made = list(batches.epoch(0))
+    assert_same(made, list(train().epoch(0)))
+    batches.close()
+
+
 def test_close_ends_the_processes() -> None:
     def loaders() -> set[int]:
         return {child.pid for child in psutil.Process().children(recursive=True) if child.is_running()}
@@ -204,6 +213,7 @@ from tuneyard.trainers.dataset import Samples
 if __name__ == "__main__":
     pool = Samples(np.zeros((50, 8, 8, 1), dtype=np.uint8), np.zeros(50, dtype=np.int64), [""] * 50)
     batches = TrainBatches(pool, np.arange(50), batch_size=8, processes=1)
+    assert batches.wait_for_processes(60.0)
     next(iter(batches.epoch(0)))
     print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
     os.kill(os.getpid(), 9)
