@@ -68,7 +68,7 @@ class Engine:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of the loss, scaled for fp16."""
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """One optimizer step, left out by fp16 where the scaled gradients overflowed; no gradients are left behind."""

@@ -39,10 +39,12 @@ def train_in_processes(spec: TrialSpec, workers: int, threads: int) -> None:
             codes = _wait(processes, signals)
         finally:
             _end(processes)
-        if all(code == EXIT_STOPPED for code in codes):
-            raise InterruptedRunError(f"{spec.run_id} was stopped; everything is saved")
-        if any(codes):
+        if any(code not in (0, EXIT_STOPPED) for code in codes):
             raise WorkerError(_last_words(codes, errors))
+        # Warnings, of trackers that failed for example; nothing in the usual case.
+        sys.stderr.write(errors[0].read_text(errors="replace"))
+        if any(codes):
+            raise InterruptedRunError(f"run {spec.run_id} was stopped")
 
 
 def _start(spec_path: Path, rank: int, workers: int, threads: int, port: int, errors: Path) -> subprocess.Popen[bytes]:

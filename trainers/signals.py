@@ -7,6 +7,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
+SAVING = "Stopping: saving a checkpoint first. Ctrl-C again leaves at once."
 _STDERR = 2
 """The descriptor itself: a handler must not wait for a lock that Python's own stream may hold."""
 
@@ -17,7 +18,8 @@ class StopSignals:
     Handlers can be set in the main thread alone; elsewhere (inside a Ray actor) this does nothing.
     """
 
-    def __init__(self, message: str = "Stopping: saving a checkpoint first. Ctrl-C again leaves at once.") -> None:
+    def __init__(self, message: str = SAVING) -> None:
+        """`message` is written to stderr at the first signal, unless it is empty."""
         self._message = message
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
@@ -45,4 +47,5 @@ class StopSignals:
             os.write(_STDERR, b"\nLeaving at once; nothing was saved since the last checkpoint.\n")
             os._exit(130)
         self.received = signal.Signals(number)
-        os.write(_STDERR, f"\n{self._message}\n".encode())
+        if self._message:
+            os.write(_STDERR, f"\n{self._message}\n".encode())

@@ -1,4 +1,4 @@
-"""`reference/small-cnn`: a small residual-free convnet that trains quickly on a CPU and copes with images of 8 pixels."""
+"""`reference/small-cnn`: a small convnet that trains quickly on a CPU and copes with images of 8 pixels."""
 
 import torch
 from torch import nn
@@ -9,7 +9,8 @@ MIN_IMAGE_SIZE = 8
 class SmallCnn(nn.Module):
     """Three stages of 3×3 convolutions with batch norm, halving the map and doubling the width between them.
 
-    The pooling comes right after the first convolution, so that most of the work happens on maps a quarter the size.
+    The map is halved right after the first convolution, so that most of the work happens on a quarter of the pixels;
+    and before the norm, which then moves a quarter of the bytes.
 
     Args:
         channels: channels of the input images.
@@ -21,11 +22,9 @@ class SmallCnn(nn.Module):
     def __init__(self, channels: int, classes: int, width: int = 32, dropout: float = 0.0) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *_convolution(channels, width),
-            nn.MaxPool2d(2),
+            *_convolution(channels, width, halve=True),
             *_convolution(width, 2 * width),
-            *_convolution(2 * width, 2 * width),
-            nn.MaxPool2d(2),
+            *_convolution(2 * width, 2 * width, halve=True),
             *_convolution(2 * width, 4 * width),
             *_convolution(4 * width, 4 * width),
             nn.AdaptiveAvgPool2d(1),
@@ -40,9 +39,7 @@ class SmallCnn(nn.Module):
         return logits
 
 
-def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    return (
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
+def _convolution(inputs: int, outputs: int, *, halve: bool = False) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    pooling = [nn.MaxPool2d(2)] if halve else []
+    return [convolution, *pooling, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]

@@ -9,14 +9,14 @@ from tuneyard.trainers.progress import Shown, Silent
 from tuneyard.trainers.reporting import complete_tracking
 from tuneyard.trainers.run import train
 from tuneyard.trainers.session import Session
-from tuneyard.trainers.signals import StopSignals
+from tuneyard.trainers.signals import SAVING, StopSignals
 from tuneyard.trainers.spec import TrialSpec
 
 
-def train_here(spec: TrialSpec, session: Session) -> None:
+def train_here(spec: TrialSpec, session: Session, *, announce_stop: bool = True) -> None:
     """Train `spec` as this process's worker, with the progress shown where the spec asks for it."""
     watcher = Shown(spec.experiment.train.epochs) if spec.progress else Silent()
-    with StopSignals() as signals:
+    with StopSignals(SAVING if announce_stop else "") as signals:
         try:
             train(spec, session, watcher, signals.asked)
         finally:
@@ -34,7 +34,7 @@ def main(spec_path: str, rank: int, threads: int) -> int:
         spec = spec.model_copy(update={"progress": False})
     try:
         cpu = spec.experiment.resources.gpus_per_worker == 0
-        train_here(spec, Session(threads=threads, cpu=cpu))
+        train_here(spec, Session(threads=threads, cpu=cpu), announce_stop=False)
     except InterruptedRunError:
         return 3
     except TuneyardError as error:

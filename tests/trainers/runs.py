@@ -19,15 +19,44 @@ from tuneyard.trainers.store import open_store
 TASK_PY = '''
 """A network without batch norm, so that its training does not depend on how a batch is cut."""
 
+import os
+import time
+
 import torch
 from torch import nn
 
 
-def plain(channels: int, classes: int, width: int = 6, dropout: float = 0.0) -> nn.Module:
+def plain(channels: int, classes: int, width: int = 6, dropout: float = 0.0, wait_s: float = 0.0) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
+        Wait(wait_s), nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
         nn.Dropout(dropout), nn.Linear(width * 16, classes),
     )
+
+
+class Wait(nn.Module):
+    """Passes images on after a while, so that a run lasts long enough to be stopped."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__()
+        self.wait_s = wait_s
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.wait_s)
+        return images
+
+
+class Failing(nn.Module):
+    """Fails in the third training step of the second worker."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.inner, self.seen = plain(channels, classes), -1  # the check before training makes one forward pass
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        if self.seen == 3 and os.environ.get("RANK") == "1":
+            raise RuntimeError("the second worker is out of luck")
+        return self.inner(images)
 
 
 class Poisoned(nn.Module):
@@ -63,7 +92,7 @@ def make_project(folder: Path) -> None:
     labels = np.arange(160) % 4
     for image, label in zip(images, labels, strict=True):
         row, column = divmod(int(label), 2)
-        image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 60
+        image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 30
     np.savez(folder / "data.npz", x_train=images[:120], y_train=labels[:120], x_test=images[120:], y_test=labels[120:])
     (folder / "task.py").write_text(TASK_PY)
 
