@@ -1,5 +1,6 @@
 """The command line: `tuneyard COMMAND …`. Each command imports what it needs, so that `--help` is quick."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -98,6 +99,9 @@ def compare(
 
 def run() -> None:
     """Entry point. A user's mistake is told without a traceback and exits 2; an obeyed signal exits 130."""
+    # Before torch is imported. Threads that spin while they wait make training up to 30 times slower as soon as anything
+    # else wants a core; threads that sleep cost nothing measurable on an idle machine (benchmarks/shared_cores.py).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app(prog_name="tuneyard")
     except InterruptedRunError as error:

@@ -1,5 +1,6 @@
 """`tuneyard train`: one run on this machine, without Ray."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ def train_command(path: Path, overrides: Sequence[str], *, resume: bool, run_id:
     try:
         _train(spec)
     except InterruptedRunError as error:
-        given = " ".join([str(path), *overrides])
+        given = shlex.join([str(path), *overrides])
         raise InterruptedRunError(
             f"{error}; it is saved. Go on with: tuneyard train {given} --run {chosen} --resume"
         ) from None

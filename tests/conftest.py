@@ -7,6 +7,9 @@ import pytest
 
 from tuneyard.cluster.seaweedfs import SeaweedServer
 
+# As the command line does, before any test imports torch: the machines of a test run are seldom idle.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:

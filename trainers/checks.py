@@ -1,6 +1,6 @@
 """What one key of the experiment alone cannot tell: combinations that are impossible, told before anything starts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,17 @@ MAY_CHANGE_ON_RESUME = (
     "tune", "checkpoint", "tracking", "resources", "train.epochs", "model.pretrained", "data.cache_dir",
     "data.download",
 )  # fmt: skip
+LEAST_FAVOURABLE: dict[str, Callable[[list[Any]], Any]] = {
+    "train.batch_size": min, "train.accumulate": max, "train.epochs": min, "schedule.warmup_epochs": max,
+}  # fmt: skip
 FIXED_IN_A_SWEEP = ("name", "task", "data.source", "tune", "checkpoint", "tracking", "resources")
 
 
 def check_experiment(experiment: Experiment, *, workers: int = 1, sweep: bool = False) -> None:
     """Raise ConfigError that lists every impossible combination found. Looks at nothing outside the experiment."""
-    problems = [*_training(experiment, workers), *(_sweep(experiment, experiment.tune) if experiment.tune else [])]
+    problems = _training(experiment, workers)
+    if experiment.tune and not problems:
+        problems = _sweep(experiment, experiment.tune)
     if sweep and experiment.tune is None:
         problems.append("tune: missing; a sweep needs at least tune.space, the values to try.")
     if problems:
@@ -27,10 +32,11 @@ def check_experiment(experiment: Experiment, *, workers: int = 1, sweep: bool = 
 
 def check_augment(experiment: Experiment, channels: int) -> None:
     """Raise ConfigError where the transforms do not exist, do not take these arguments, or do not fit the images."""
-    if experiment.data.augment:
-        from tuneyard.trainers.augment import check_pipeline  # importing albumentations takes most of a second
+    for variant in [experiment, *_one_by_one(experiment, "data.augment"), *_one_by_one(experiment, "data.image_size")]:
+        if variant.data.augment:
+            from tuneyard.trainers.augment import check_pipeline  # importing albumentations takes most of a second
 
-        check_pipeline(experiment.data.augment, experiment.data.image_size, channels)
+            check_pipeline(variant.data.augment, variant.data.image_size, channels)
 
 
 def check_metric(experiment: Experiment, metric_names: Sequence[str]) -> None:
@@ -82,14 +88,17 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any,
 
 
 def model_variants(experiment: Experiment) -> list[Experiment]:
-    """The experiment with each model and each image size that the sweep may choose."""
+    """The experiment with each model and image size that the sweep may choose, and the ends of each model argument."""
     variants = [experiment]
-    space = experiment.tune.space if experiment.tune else {}
     for key in ("model.name", "data.image_size"):
-        if key in space:
-            values = _sample_values(experiment.tune, key)
-            variants = [with_overrides(variant, {key: value}) for variant in variants for value in values]
-    return variants
+        variants = [found for variant in variants for found in _one_by_one(variant, key) or [variant]]
+    return variants + [found for variant in variants for found in _one_by_one(variant, "model.args")]
+
+
+def _one_by_one(experiment: Experiment, prefix: str) -> list[Experiment]:
+    """The experiment with each end value of each searched key at or below `prefix`, one key at a time."""
+    keys = [key for key in (experiment.tune.space if experiment.tune else {}) if f"{key}.".startswith(f"{prefix}.")]
+    return [with_overrides(experiment, {key: value}) for key in keys for value in _sample_values(experiment.tune, key)]
 
 
 def _training(experiment: Experiment, workers: int) -> list[str]:
@@ -116,7 +125,7 @@ def _training(experiment: Experiment, workers: int) -> list[str]:
 def _sweep(experiment: Experiment, tune: TuneConfig) -> list[str]:
     problems = []
     for key, domain in tune.space.items():
-        if key.split(".")[0] in FIXED_IN_A_SWEEP or key in FIXED_IN_A_SWEEP:
+        if any(f"{key}.".startswith(f"{fixed}.") or f"{fixed}.".startswith(f"{key}.") for fixed in FIXED_IN_A_SWEEP):
             problems.append(f"tune.space.{key}: this key is the same for a whole sweep and cannot be searched.")
             continue
         try:
@@ -129,11 +138,20 @@ def _sweep(experiment: Experiment, tune: TuneConfig) -> list[str]:
                 f"tune.space.{key}: {domain.kind} has no end of values, and tune.search is grid; give choice, randint "
                 "or a quantized range, or search: tpe."
             )
-    if tune.scheduler == "asha" and tune.grace_epochs > experiment.train.epochs:
+    return problems or _worst_trial(experiment, tune)
+
+
+def _worst_trial(experiment: Experiment, tune: TuneConfig) -> list[str]:
+    """What is impossible in the trial that draws the least favourable ends of all its ranges at once."""
+    drawn = {key: pick(_sample_values(tune, key)) for key, pick in LEAST_FAVOURABLE.items() if key in tune.space}
+    worst = with_overrides(experiment, drawn)
+    problems = _training(worst, workers=1) if drawn else []
+    if tune.scheduler == "asha" and tune.grace_epochs > worst.train.epochs:
         problems.append(
-            f"tune.grace_epochs: {tune.grace_epochs} is more than train.epochs, which is {experiment.train.epochs}."
+            f"tune.grace_epochs: {tune.grace_epochs} is more than train.epochs, which is {worst.train.epochs}."
         )
-    return problems
+    trial = ", ".join(f"{key}={value}" for key, value in drawn.items())
+    return [f"tune.space, in a trial with {trial}: {problem}" if drawn else problem for problem in problems]
 
 
 def _sample_values(tune: TuneConfig | None, key: str) -> list[Any]:

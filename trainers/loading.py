@@ -26,6 +26,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"Override {override!r} is not of the form key=value, such as optimizer.lr=0.01.")
+        if not all(key.split(".")):
+            raise ConfigError(f"Override {override!r} has an empty part in its key; write it like optimizer.lr=0.01.")
         set_path(tree, key, _parse_value(override, text))
     return validate(tree, where=str(path))
 
@@ -40,6 +42,8 @@ def with_overrides(experiment: Experiment, overrides: Mapping[str, Any]) -> Expe
 
 def validate(tree: Tree, where: str) -> Experiment:
     """The experiment that this tree of plain values describes; `where` begins the error's text."""
+    # A section that was left empty (`tracking:`, with all its lines commented out) reads as None: it has the defaults.
+    tree = {key: value for key, value in tree.items() if value is not None}
     _flatten_space(tree)
     try:
         return Experiment.model_validate(tree)
@@ -51,21 +55,31 @@ def validate(tree: Tree, where: str) -> Experiment:
 
 
 def set_path(tree: Tree, path: str, value: Any) -> None:
-    """Set the value at a dotted path; numbers are positions in lists. Missing sections are made; ConfigError otherwise."""
-    *sections, last = path.split(".")
+    """Set the value at a dotted path; numbers are positions in lists. Missing sections are made; ConfigError otherwise.
+
+    A key that holds dots itself, such as `optimizer.lr` in `tune.space`, is found as it stands.
+    """
+    parts = path.split(".")
     node: Any = tree
-    for depth, part in enumerate(sections):
-        if isinstance(node, dict):
-            # A section that was left empty (`tracking:`) reads as None.
-            if node.get(part) is None:
-                node[part] = {}
-            node = node[part]
-        else:
-            node = node[_position(node, part, ".".join(sections[: depth + 1]), path)]
-    if isinstance(node, dict):
-        node[last] = value
-    else:
-        node[_position(node, last, path, path)] = value
+    done = 0
+    while True:
+        taken = _taken(node, parts[done:])
+        here, key = ".".join(parts[: done + taken]), ".".join(parts[done : done + taken])
+        place = key if isinstance(node, dict) else _position(node, key, here, path)
+        done += taken
+        if done == len(parts):
+            node[place] = value
+            return
+        if isinstance(node, dict) and node.get(key) is None:
+            # Also where a section was left empty (`comet:`), which reads as None.
+            node[key] = {}
+        node = node[place]
+
+
+def _taken(node: Any, parts: list[str]) -> int:
+    """How many parts of the path make the next key: those of the longest key that `node` has, or one."""
+    lengths = range(len(parts), 1, -1) if isinstance(node, dict) else ()
+    return next((length for length in lengths if ".".join(parts[:length]) in node), 1)
 
 
 def _position(node: Any, part: str, here: str, path: str) -> int:

@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into sentences: the key's path, what was given, what is allowed, and the nearest valid name."""
+"""Turns pydantic's errors into sentences: the key's path, what was given, what is allowed, the nearest valid name."""
 
 import types
 from collections.abc import Iterator
@@ -9,13 +9,20 @@ from pydantic_core import ErrorDetails
 
 from tuneyard.trainers.errors import nearest
 
+_KINDS = {
+    "int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false",
+    "list_type": "a list", "dict_type": "keys and values", "model_type": "keys and values",
+}  # fmt: skip
+
 
 def describe(error: ValidationError, tree: dict[str, Any], model: type[BaseModel]) -> list[str]:
     """One line for each mistaken key of `tree`, in the file's order."""
     by_path: dict[str, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         by_path.setdefault(".".join(_real_path(detail, tree)), []).append(detail)
-    return [_sentence(path, details, model) for path, details in by_path.items()]
+    # Of a choice between kinds ("auto, or a section"), only the kind that was meant is told: the one looked into.
+    deepest = [path for path in by_path if not any(other.startswith(f"{path}.") for other in by_path)]
+    return [_sentence(path, by_path[path], model) for path in deepest]
 
 
 def _real_path(detail: ErrorDetails, tree: Any) -> list[str]:
@@ -23,9 +30,8 @@ def _real_path(detail: ErrorDetails, tree: Any) -> list[str]:
     parts: list[str] = []
     node = tree
     for place, part in enumerate(detail["loc"]):
-        if isinstance(node, dict) and part in node:
-            node = node[part]
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+        in_list = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if in_list or (isinstance(node, dict) and part in node):
             node = node[part]
         elif not (detail["type"] == "missing" and place == len(detail["loc"]) - 1):
             continue
@@ -56,8 +62,12 @@ def _allowed(detail: ErrorDetails) -> str:
         return str(context["expected"])
     if detail["type"] == "string_pattern_mismatch":
         return "letters, digits, '.', '_' and '-', beginning with a letter or digit, 64 at most"
-    message = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return {"integer": "a whole number", "number": "a number", "string": "text"}.get(message, message)
+    if detail["type"] in _KINDS:
+        return _KINDS[detail["type"]]
+    if detail["type"] in ("too_short", "too_long"):
+        bound = f"at least {context['min_length']}" if "min_length" in context else f"at most {context['max_length']}"
+        return f"{bound} item(s)"
+    return detail["msg"].removeprefix("Input should be ").replace("greater than or equal to", "at least")
 
 
 def _literal_values(detail: ErrorDetails) -> list[str]:

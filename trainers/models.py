@@ -10,6 +10,7 @@ from torch import nn
 from tuneyard.trainers.errors import ConfigError, ModelError, choose_from, nearest
 from tuneyard.trainers.experiment import ModelConfig
 from tuneyard.trainers.names import is_user_reference, load_object, load_user_object
+from tuneyard.trainers.small_cnn import MIN_IMAGE_SIZE
 
 REFERENCE = {"reference/small-cnn": "tuneyard.trainers.small_cnn:SmallCnn"}
 
@@ -27,6 +28,11 @@ def build_model(config: ModelConfig, *, channels: int, classes: int, image_size:
     elif is_user_reference(config.name):
         model = _build(load_user_object(project_dir, config.name), config, channels, classes)
     elif config.name in REFERENCE:
+        if image_size < MIN_IMAGE_SIZE:
+            raise ModelError(
+                f"data.image_size: {image_size} is too small for {config.name}, which halves images twice; "
+                f"give at least {MIN_IMAGE_SIZE}."
+            )
         model = _build(load_object(REFERENCE[config.name]), config, channels, classes)
     else:
         allowed = [*REFERENCE, "timm/NAME", "task.py:build_model"]

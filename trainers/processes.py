@@ -58,7 +58,8 @@ def _start(spec_path: Path, rank: int, workers: int, threads: int, port: int, er
         return subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], signals: StopSignals) -> list[int]:
+def _wait(processes: list[subprocess.Popen[bytes]], signals: StopSignals) -> list[int | None]:
+    """The exit statuses, once all have ended, or shortly after one has failed; None for one that still runs then."""
     passed_on = False
     deadline: float | None = None
     while any(process.poll() is None for process in processes):
@@ -74,7 +75,7 @@ def _wait(processes: list[subprocess.Popen[bytes]], signals: StopSignals) -> lis
         if deadline is not None and time.monotonic() > deadline:
             break
         time.sleep(POLL_S)
-    return [code if (code := process.poll()) is not None else -signal.SIGTERM for process in processes]
+    return [process.poll() for process in processes]
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -85,15 +86,20 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
         process.wait(GRACE_S)
 
 
-def _last_words(codes: list[int], errors: list[Path]) -> str:
-    """The main worker's message where it told one, else the first failure's last lines."""
+def _last_words(codes: list[int | None], errors: list[Path]) -> str:
+    """The message of the first worker that told one; else how the one ended that failed first, and its last lines."""
     told = [rank for rank, code in enumerate(codes) if code == EXIT_TOLD]
-    failed = told or [rank for rank, code in enumerate(codes) if code not in (0, EXIT_STOPPED)]
-    text = errors[failed[0]].read_text(errors="replace").strip()
     if told:
-        return text
-    lines = "\n".join(text.splitlines()[-15:]) or "it said nothing"
-    return f"Worker {failed[0]} of {len(codes)} ended with status {codes[failed[0]]}:\n{lines}"
+        return errors[told[0]].read_text(errors="replace").strip()
+    killed = [rank for rank, code in enumerate(codes) if code is not None and code < 0]
+    failed = [rank for rank, code in enumerate(codes) if code not in (None, 0, EXIT_STOPPED)]
+    # One worker's end makes the others fail in the middle of their exchange: the cause is what was written first.
+    rank = killed[0] if killed else min(failed, key=lambda rank: errors[rank].stat().st_mtime_ns)
+    lines = "\n".join(errors[rank].read_text(errors="replace").strip().splitlines()[-15:]) or "it said nothing"
+    code = codes[rank] or 0
+    how = f"was ended by {signal.Signals(-code).name}" if killed else f"ended with status {code}"
+    hint = " (is there enough memory?)" if killed else ""
+    return f"Worker {rank} of {len(codes)} {how}{hint}:\n{lines}"
 
 
 def _free_port() -> int:

@@ -6,7 +6,6 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-
 SAVING = "Stopping: saving a checkpoint first. Ctrl-C again leaves at once."
 _STDERR = 2
 """The descriptor itself: a handler must not wait for a lock that Python's own stream may hold."""

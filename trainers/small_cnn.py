@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 MIN_IMAGE_SIZE = 8
+"""Smaller images would be a single pixel before the last convolutions."""
 
 
 class SmallCnn(nn.Module):

@@ -15,11 +15,12 @@ import torch
 
 from tests.trainers.runs import checkpoints_of, make_spec, stored_record, stored_rows, stored_weights, train_run
 from tuneyard.trainers.errors import InterruptedRunError
-from tuneyard.trainers.processes import WorkerError, train_in_processes
+from tuneyard.trainers.processes import WorkerError, _last_words, train_in_processes
 from tuneyard.trainers.record import RunRecord
 from tuneyard.trainers.spec import TrialSpec
 
-SLOW = {"model.args": {"wait_s": 0.04}}
+SLOW = {"model.args": {"wait_s": 0.04}, "train.batch_size": 8}
+"""Twelve steps an epoch: workers agree to stop at every eighth, so never at the end of the first or second epoch."""
 PATIENCE_S = 90.0
 
 
@@ -63,13 +64,13 @@ def test_the_record_is_written_by_one_worker_alone(stopped_and_resumed: tuple[Tr
     record = stored_record(spec)
     assert (record.status, record.attempts) == ("completed", 2)
     assert [row["epoch"] for row in stored_rows(spec)] == [1, 2, 3]
-    manifests = [Path(info.uri).name for info in checkpoints_of(spec).infos()]
-    assert manifests == ["manifest-0001.json"] * len(manifests)
+    names = [Path(info.uri).name for info in checkpoints_of(spec).infos()]
+    assert set(names) == {"manifest-0001.json"}
 
 
 def test_two_workers_train_like_one(stopped_and_resumed: tuple[TrialSpec, RunRecord], tmp_path: Path) -> None:
     two = stopped_and_resumed[0]
-    one = make_spec(tmp_path)
+    one = make_spec(tmp_path, {"train.batch_size": 8})
     train_run(one)
     alone = stored_weights(one)
     for name, weight in stored_weights(two).items():
@@ -86,6 +87,15 @@ def test_a_worker_that_fails_ends_them_all_with_one_error(tmp_path: Path) -> Non
         train_in_processes(spec, 2, 1)
     assert psutil.Process().children(recursive=True) == []
     assert stored_record(spec).status == "failed"
+
+
+def test_a_worker_that_was_killed_is_named_with_its_signal(tmp_path: Path) -> None:
+    errors = [tmp_path / f"{rank}.txt" for rank in range(3)]
+    for path in errors:
+        path.write_text("RuntimeError: connection closed by peer\n" if path.name != "2.txt" else "")
+    assert _last_words([1, None, -9], errors) == (
+        "Worker 2 of 3 was ended by SIGKILL (is there enough memory?):\nit said nothing"
+    )
 
 
 def test_a_mistake_that_all_workers_find_is_told_once(tmp_path: Path) -> None:

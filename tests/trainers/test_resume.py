@@ -105,7 +105,9 @@ def test_loader_processes_do_not_change_the_result(tmp_path: Path) -> None:
     [
         pytest.param({"schedule.name": "onecycle"}, id="onecycle"),
         pytest.param({"optimizer": {"name": "sgd", "lr": 0.05}}, id="sgd"),
-        pytest.param({"train.accumulate": 3, "train.clip_norm": 0.5, "train.precision": "bf16"}, id="bf16, accumulated"),
+        pytest.param(
+            {"train.accumulate": 3, "train.clip_norm": 0.5, "train.precision": "bf16"}, id="bf16, accumulated"
+        ),
     ],
 )
 def test_every_optimizer_and_schedule_resumes(changes: Changes, tmp_path: Path) -> None:

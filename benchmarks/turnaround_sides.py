@@ -1,0 +1,200 @@
+"""The sides of `trial_turnaround.py`, each run in a process of its own: `python turnaround_sides.py SIDE ...`.
+
+Every side trains reference/small-cnn on scikit-learn's digits, one epoch a trial, two trials at a time with one core
+each, on the Ray that is there already. It prints one line of JSON: its wall-clock seconds, from handing over the sweep to
+having its result, and the seconds that its trials spent in their pass over the training images. All else counts as cost,
+validation too; only the imports of the process that drives the sweep were made before.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CONCURRENT = 2
+BATCH_SIZE = 64
+WIDTH = 16
+HELD_OUT = 0.2
+
+
+def train_digits(config: dict[str, Any]) -> tuple[dict[str, float], Any]:
+    """What a user of the peers writes: data, net, one epoch, validation. The metrics, and the model's state."""
+    import torch
+    from sklearn.datasets import load_digits
+    from torch.nn import functional
+    from tuneyard.trainers.small_cnn import SmallCnn
+
+    digits = load_digits()
+    images = torch.tensor(digits.images / 16.0, dtype=torch.float32).unsqueeze(1)
+    labels = torch.tensor(digits.target)
+    order = torch.randperm(len(labels))
+    train, validation = order[int(HELD_OUT * len(order)) :], order[: int(HELD_OUT * len(order))]
+    mean, std = images[train].mean(), images[train].std()
+    images = ((images - mean) / std).to(memory_format=torch.channels_last)
+    model = SmallCnn(channels=1, classes=10, width=WIDTH).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=0.05, fused=True)
+    steps = len(train) // BATCH_SIZE
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    model.train()
+    began = time.perf_counter()
+    for step in range(steps):
+        chosen = train[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
+        loss = functional.cross_entropy(model(images[chosen]), labels[chosen])
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    training_s = time.perf_counter() - began
+    model.eval()
+    with torch.inference_mode():
+        accuracy = (model(images[validation]).argmax(dim=1) == labels[validation]).float().mean().item()
+    metrics = {"accuracy": accuracy, "training_s": training_s}
+    return metrics, {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+def function_trial(config: dict[str, Any]) -> None:
+    """Ray Tune's function API: report with a checkpoint."""
+    import torch
+    from ray import tune
+
+    metrics, state = train_digits(config)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder) / "checkpoint.pt")
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """A worker of Ray Train: report with a checkpoint."""
+    import torch
+    from ray import train
+
+    metrics, state = train_digits(config)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder) / "checkpoint.pt")
+        train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))
+
+
+def torch_trainer_trial(config: dict[str, Any]) -> None:
+    """A TorchTrainer inside a Tune function, as Ray's user guide on hyperparameter tuning shows it."""
+    from ray import train, tune
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"lr": config["lr"]},
+        scaling_config=train.ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+        run_config=train.RunConfig(
+            name=f"train-{tune.get_context().get_trial_id()}", storage_path=config["folder"],
+            callbacks=[TuneReportCallback()],
+        ),
+    )  # fmt: skip
+    trainer.fit()
+
+
+def run_peer(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A sweep of one of the peers."""
+    import ray
+    from ray import tune
+
+    inside = arguments.side == "torch-trainer"
+    # The trial that only waits for its TorchTrainer needs no core, and Ray wants every trial to ask for something.
+    trainable = (
+        tune.with_resources(torch_trainer_trial, {"waiting": 1})
+        if inside
+        else tune.with_resources(function_trial, {"CPU": 1})
+    )
+    ray.init(address=arguments.address, log_to_driver=False)
+    began = time.perf_counter()
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"lr": tune.loguniform(1e-3, 1e-2), **({"folder": str(arguments.folder)} if inside else {})},
+        tune_config=tune.TuneConfig(
+            num_samples=arguments.trials, max_concurrent_trials=CONCURRENT, metric="accuracy", mode="max"
+        ),
+        run_config=tune.RunConfig(name="peer", storage_path=str(arguments.folder)),
+    )
+    results = tuner.fit()
+    wall_s = time.perf_counter() - began
+    if results.num_errors:
+        sys.exit(f"{results.num_errors} trials of {arguments.side} failed: {results.errors[0]}")
+    return {"wall_s": wall_s, "training_s": [result.metrics["training_s"] for result in results]}
+
+
+def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Our sweep, as `tuneyard tune` runs it."""
+    from tuneyard.tune.sweep import RAY_ENVIRONMENT, SweepRequest, new_sweep_id, run_sweep
+
+    os.environ.update(RAY_ENVIRONMENT)
+    import ray
+    import tuneyard.tune.driver  # noqa: F401 - imported by `run_sweep`; before the clock starts, as the peers' imports are
+    from tuneyard.trainers.loading import validate
+    from tuneyard.trainers.record import Metric
+    from tuneyard.trainers.spec import TrialSpec
+    from tuneyard.tune.history import read_earlier
+    from tuneyard.tune.sweep import open_request_store
+
+    experiment = validate(
+        {
+            "name": "turnaround",
+            "data": {"source": "digits", "image_size": 8, "validation": {"split": HELD_OUT}},
+            "model": {"args": {"width": WIDTH}},
+            "train": {"epochs": 1, "batch_size": BATCH_SIZE},
+            "tracking": {"comet": {"mode": "offline" if arguments.side == "tuneyard, comet offline" else "off"}},
+            "resources": {"cpus_per_worker": 1, "gpus_per_worker": 0},
+            "tune": {
+                "trials": arguments.trials, "search": "random", "scheduler": "none", "concurrent": CONCURRENT,
+                "space": {"optimizer.lr": {"loguniform": [1e-3, 1e-2]}},
+            },
+        },
+        where="the benchmark",
+    )  # fmt: skip
+    base = TrialSpec(
+        run_id="turnaround", experiment=experiment, project_dir=str(Path(__file__).parent),
+        store_uri=arguments.folder.as_uri(), tracking_dir=str(arguments.folder / "tracking"),
+    )  # fmt: skip
+    request = SweepRequest(base, new_sweep_id(), False, arguments.address, lambda: False)
+    ray.init(address=arguments.address, log_to_driver=False)
+    began = time.perf_counter()
+    record = run_sweep(request, _Quiet())
+    wall_s = time.perf_counter() - began
+    trials = read_earlier(open_request_store(request), request.prefix, Metric(name="val/accuracy", mode="max"))
+    bad = [trial.record for trial in trials if trial.record.status != "completed"]
+    if bad or len(trials) != arguments.trials or record.winner is None:
+        sys.exit(f"{len(trials)} trials, of which failed: {[(one.run_id, one.status, one.error) for one in bad]}")
+    return {"wall_s": wall_s, "training_s": [trial.rows[0]["epoch_s"] for trial in trials]}
+
+
+class _Quiet:
+    """Watches a sweep and says nothing."""
+
+    def trial_began(self, run_id: str, overrides: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def epoch_ended(self, run_id: str, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
+        """Nothing."""
+
+
+def main() -> None:
+    """Run the side that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "side", choices=["tuneyard", "tuneyard, comet offline", "function API", "torch-trainer"]
+    )
+    parser.add_argument("--address", required=True, help="the running Ray")
+    parser.add_argument("--trials", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True, help="where results and checkpoints go")
+    arguments = parser.parse_args()
+    measured = run_ours(arguments) if arguments.side.startswith("tuneyard") else run_peer(arguments)
+    print(json.dumps(measured), flush=True)
+
+
+if __name__ == "__main__":
+    main()
