@@ -18,13 +18,16 @@ from typing import Any
 
 import safetensors.torch
 
-from tuneyard.trainers.errors import CheckpointError, MissingKeyError, choose_from
+from tuneyard.trainers.errors import CheckpointError, MissingKeyError, StoreError, choose_from
 from tuneyard.trainers.manifest import DamagedManifestError, Manifest, Part, parse_manifest
 from tuneyard.trainers.staging import StagedPart
 from tuneyard.trainers.state_tree import unpack
 from tuneyard.trainers.store import Store
 
 log = logging.getLogger(__name__)
+
+_COMMITS = 100
+"""A manifest loses its number to another writer seldom; a store that refuses this often is not in order."""
 
 _MANIFEST = re.compile(r"checkpoints/(\d{10})/manifest-(\d{4,})\.json")
 
@@ -128,8 +131,11 @@ class CheckpointFiles:
         return Part(key, len(image), digest, skeleton)
 
     def commit(self, manifest: Manifest) -> Place:
-        """Write the manifest as its step's newest attempt, unless that one already says the same."""
-        while True:
+        """Write the manifest as its step's newest attempt, unless that one already says the same.
+
+        Raises `StoreError` where the store refuses every number and yet lists none.
+        """
+        for _ in range(_COMMITS):
             newest = max(self.places(manifest.step), default=Place(manifest.step, 0, ""))
             if newest.attempt and self._says(newest, manifest):
                 self.damaged.discard(newest.key)  # its blobs have just been made whole
@@ -139,6 +145,10 @@ class CheckpointFiles:
             if self._store.create(self._prefix + key, manifest.to_bytes()):
                 return Place(manifest.step, attempt, key)
             # Somebody else took the number, or our own first try did and its answer was lost: look again.
+        raise StoreError(
+            f"{self.uri(f'checkpoints/{manifest.step:010d}/')}: the store refuses to create a manifest here, as if there "
+            "were one already. Does another process write this run? End it, and resume."
+        )
 
     def delete_unnamed(self, candidates: Iterable[str]) -> int:
         """Delete those of the blobs `candidates` that no manifest names; returns how many."""

@@ -45,6 +45,7 @@ def validate(tree: Tree, where: str) -> Experiment:
     # A section that was left empty (`tracking:`, with all its lines commented out) reads as None: it has the defaults.
     tree = {key: value for key, value in tree.items() if value is not None}
     _flatten_space(tree)
+    _mean_off(tree)
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
@@ -119,6 +120,14 @@ def _flatten_space(tree: Tree) -> None:
     space = tune.get("space") if isinstance(tune, dict) else None
     if isinstance(tune, dict) and isinstance(space, dict):
         tune["space"] = dict(_domains(space, ""))
+
+
+def _mean_off(tree: Tree) -> None:
+    """YAML reads the bare word `off` as false; under `tracking.comet.mode` the word is meant."""
+    tracking = tree.get("tracking")
+    comet = tracking.get("comet") if isinstance(tracking, dict) else None
+    if isinstance(comet, dict) and comet.get("mode") is False:
+        comet["mode"] = "off"
 
 
 def _domains(space: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:

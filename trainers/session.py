@@ -1,5 +1,6 @@
 """What a process keeps from run to run: the data, the stores, the tracker, the machine's facts."""
 
+import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ class Session:
 
     def __init__(self, *, threads: int | None = None, cpu: bool = False) -> None:
         self.imports_bytes = resident_bytes()
+        # What the imports left lives as long as the process. Frozen, the collection that lets go of a run's model takes
+        # a few milliseconds instead of 0.2 s.
+        gc.freeze()
         self.cpu = cpu
         self.threads = threads or available_cores()
         torch.set_num_threads(self.threads)

@@ -15,14 +15,13 @@ from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.store import Store, open_store
 from tuneyard.tune.history import EarlierTrial, read_earlier
 
-# Before Ray is imported anywhere: no files of its own loggers, its table, or its usage statistics. Its SIGINT handler
-# gives way to ours, and processes that the trials started (Comet's) may outlive them to finish writing.
+# Before Ray is imported anywhere: no files of its own loggers, no table of its own, no usage statistics, no warning about
+# GPUs that it hides from tasks without any; its SIGINT handler gives way to ours.
 RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_kill_child_processes_on_worker_exit": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 

@@ -139,7 +139,7 @@ def test_a_file_that_is_no_experiment_is_told(text: str, message: str, tmp_path:
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"There is no experiment file .*none\.yaml. `tuneyard init DIR` makes"):
         load_experiment(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="cannot be read: .*Is a directory"):
+    with pytest.raises(ConfigError, match=r"cannot be read: .*Is a directory"):
         load_experiment(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"binary\.yaml cannot be read"):
