@@ -1,4 +1,4 @@
-"""The main job on this machine: a sweep over real images, its checkpoints in an S3 server that lives as long as the demo.
+"""The main job on this machine: a sweep over real images, its checkpoints in an S3 server of the demo's own.
 
 `make demo` runs it. Everything it makes lies under runs/demo.
 """

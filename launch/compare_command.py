@@ -14,8 +14,8 @@ from tuneyard.tune.report import write_report
 
 
 def compare_command(
-    targets: Sequence[str], *, metric: str | None, mode: str | None, as_json: bool, html: Path | None, limit: int | None,
-    endpoint_url: str | None, region: str | None,
+    targets: Sequence[str], *, metric: str | None, mode: str | None, as_json: bool, html: Path | None,
+    limit: int | None, endpoint_url: str | None, region: str | None,
 ) -> None:  # fmt: skip
     """Print a table or JSON, and write the report where asked."""
     if mode not in (None, "min", "max"):

@@ -99,8 +99,8 @@ def compare(
 
 def run() -> None:
     """Entry point. A user's mistake is told without a traceback and exits 2; an obeyed signal exits 130."""
-    # Before torch is imported. Threads that spin while they wait make training up to 30 times slower as soon as anything
-    # else wants a core; threads that sleep cost nothing measurable on an idle machine (benchmarks/shared_cores.py).
+    # Before torch is imported. Threads that spin while they wait make training many times slower as soon as anything
+    # else wants a core; benchmarks/shared_cores.py measures it, and what sleeping costs on an idle machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app(prog_name="tuneyard")

@@ -47,7 +47,7 @@ def new_run_id() -> str:
 
 
 def run_to_resume(store: Store, name: str, run_id: str | None) -> str:
-    """The run that `--resume` means: the one named, or the newest; ConfigError where there is none, or it is complete."""
+    """The run that `--resume` means: the one named, or the newest; ConfigError where there is none to go on with."""
     chosen = _choose(store, f"{name}/", "run.json", run_id, f"run of {name}")
     if read_run(store, f"{name}/{chosen}/").status == "completed":
         raise ConfigError(f"Run {chosen} is complete: there is nothing to resume. Leave --resume out to train anew.")

@@ -21,15 +21,16 @@ from tuneyard.tune.sweep import SweepRequest, new_sweep_id, run_sweep
 
 
 def tune_command(
-    path: Path, overrides: Sequence[str], *, resume: bool, sweep_id: str | None, address: str | None, report: Path | None
+    path: Path, overrides: Sequence[str], *, resume: bool, sweep_id: str | None, address: str | None,
+    report: Path | None,
 ) -> None:  # fmt: skip
     """Check everything, run the sweep, and say what came out."""
     experiment = load_experiment(path, overrides)
     check_experiment(experiment, sweep=True)
     if experiment.resources.workers not in ("auto", 1):
         raise ConfigError(
-            f"resources.workers: {experiment.resources.workers} are asked for, and the trials of a sweep have one worker "
-            "each; `tuneyard train` takes several."
+            f"resources.workers: {experiment.resources.workers} are asked for, and the trials of a sweep have one "
+            "worker each; `tuneyard train` takes several."
         )
     store = open_experiment_store(experiment)
     chosen = sweep_to_resume(store, experiment.name, sweep_id) if resume else new_sweep_id()

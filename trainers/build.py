@@ -18,7 +18,8 @@ from tuneyard.trainers.tasks import task_class
 
 
 def build_trainer(
-    spec: TrialSpec, session: Session, data: LoadedData, engine: Engine, watcher: Watcher, should_stop: Callable[[], bool]
+    spec: TrialSpec, session: Session, data: LoadedData, engine: Engine, watcher: Watcher,
+    should_stop: Callable[[], bool],
 ) -> Trainer:  # fmt: skip
     """A trainer at the beginning of its run. Raises ConfigError or ModelError where the parts do not fit."""
     experiment, config, project_dir = spec.experiment, spec.experiment.train, Path(spec.project_dir)
@@ -55,7 +56,7 @@ def count_parameters(trainer: Trainer) -> int:
 
 
 def test_metrics(trainer: Trainer, data: LoadedData, checkpoints: Checkpoints, step: int) -> dict[str, float]:
-    """`test/` metrics of the model that was saved at `step`; the data must have a test set. All workers must call it."""
+    """`test/` metrics of the model saved at `step`; the data must have a test set. All workers must call it."""
     assert data.test is not None, "asked only where there is a test set"
     engine = trainer.engine
     loaded = checkpoints.load_parts(("model",), step=step)

@@ -146,8 +146,8 @@ class CheckpointFiles:
                 return Place(manifest.step, attempt, key)
             # Somebody else took the number, or our own first try did and its answer was lost: look again.
         raise StoreError(
-            f"{self.uri(f'checkpoints/{manifest.step:010d}/')}: the store refuses to create a manifest here, as if there "
-            "were one already. Does another process write this run? End it, and resume."
+            f"{self.uri(f'checkpoints/{manifest.step:010d}/')}: the store refuses to create a manifest here, as if "
+            "there were one already. Does another process write this run? End it, and resume."
         )
 
     def delete_unnamed(self, candidates: Iterable[str]) -> int:

@@ -21,8 +21,8 @@ PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 class Engine:
     """One worker's view of the devices: this process's device, its rank, and what all workers do together.
 
-    Workers are found by torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, ...); without them there is one. Accelerate
-    keeps process-wide state, so a process has one Engine at a time, and making another forgets the one before.
+    Workers are found by torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, ...); without them there is one.
+    Accelerate keeps process-wide state, so a process has one Engine at a time, and making another forgets the one before.
     """
 
     def __init__(self, train: TrainConfig, *, cpu: bool = False) -> None:
@@ -57,7 +57,7 @@ class Engine:
     def place(self, model: nn.Module) -> nn.Module:
         """The model on this device, in the memory format of the experiment."""
         # torch's types have no `to(memory_format=...)` for modules.
-        placed: nn.Module = model.to(self.device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        placed: nn.Module = model.to(self.device).to(memory_format=self._memory_format)
         return placed
 
     def inputs(self, images: torch.Tensor, mean: torch.Tensor, inverse_std: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,7 @@ class Engine:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of the loss, scaled for fp16."""
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """One optimizer step, left out by fp16 where the scaled gradients overflowed; no gradients are left behind."""

@@ -6,7 +6,6 @@ import os
 import signal
 import tempfile
 import threading
-import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from multiprocessing.reduction import DupFd

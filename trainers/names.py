@@ -1,4 +1,6 @@
-"""From a name in the experiment file to an object: literal `module:attribute` tables, and the user's own `file.py:attribute`."""
+"""From a name in the experiment file to an object: literal `module:attribute` tables, and the user's own
+`file.py:attribute`.
+"""
 
 import hashlib
 import importlib

@@ -49,6 +49,8 @@ def build_schedule(
             max_lr=lr,
             total_steps=total + 1,
             pct_start=rise,
+            # Otherwise SGD that was asked to go without momentum would get 0.95.
+            cycle_momentum=optimizer.param_groups[0].get("momentum") != 0.0,
             div_factor=25.0,
             final_div_factor=1 / (25 * floor),
         )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from tuneyard.trainers.errors import MissingKeyError, StoreError
 from tuneyard.trainers.store import Store
 

@@ -28,6 +28,7 @@ class Run:
     """
 
     def __init__(self, spec: TrialSpec, session: Session, watcher: Watcher, should_stop: Callable[[], bool]) -> None:
+        session.begin_run()
         reset_peak()
         self.spec, self.session = spec, session
         self.experiment = spec.experiment

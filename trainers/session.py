@@ -12,6 +12,7 @@ import torch
 
 from tuneyard.trainers.batches import measure_normalization
 from tuneyard.trainers.dataset import Samples, load_data
+from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.experiment import DataConfig, Normalization
 from tuneyard.trainers.memory import resident_bytes
 from tuneyard.trainers.provenance import environment
@@ -45,8 +46,8 @@ class Session:
 
     def __init__(self, *, threads: int | None = None, cpu: bool = False) -> None:
         self.imports_bytes = resident_bytes()
-        # What the imports left lives as long as the process. Frozen, the collection that lets go of a run's model takes
-        # a few milliseconds instead of 0.2 s.
+        # What the imports left lives as long as the process. Frozen, it is passed over by the collection that ends each
+        # run (to let go of its model), which then takes milliseconds instead of 0.2 s.
         gc.freeze()
         self.cpu = cpu
         self.threads = threads or available_cores()
@@ -54,6 +55,15 @@ class Session:
         self.tracker = Tracker()
         self._data: dict[tuple[str, Path], LoadedData] = {}
         self._stores: dict[tuple[str, str | None, str | None], Store] = {}
+        self._runs = 0
+
+    def begin_run(self) -> None:
+        """Called before anything of a run is made."""
+        self._runs += 1
+        if self._runs == 2:
+            # The first run has imported the rest (albumentations, torch's compiler); what is left of it goes first.
+            gc.collect()
+            gc.freeze()
 
     @property
     def loader_processes(self) -> int:
@@ -106,6 +116,12 @@ def prepare_data(config: DataConfig, project_dir: Path) -> LoadedData:
     data = load_data(config, project_dir)
     split = draw_split(data.pool, config.validation, len(data.classes))
     if isinstance(config.normalize, Normalization):
+        given = len(config.normalize.mean)
+        if given != data.channels:
+            raise ConfigError(
+                f"data.normalize: {given} channels given, but the images have {data.channels}; give {data.channels}, or "
+                "auto, or set data.channels."
+            )
         normalization = (tuple(config.normalize.mean), tuple(config.normalize.std))
     else:
         normalization = measure_normalization(data.pool, split.train)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pydantic import Field
+
 from tuneyard.trainers.experiment import Experiment, Section
 
 

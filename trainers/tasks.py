@@ -77,8 +77,8 @@ def task_class(name: str, project_dir: Path) -> type[Task]:
         missing = [needed for needed in _METHODS if not hasattr(found, needed)]
         if missing:
             raise ConfigError(
-                f"task: {name} lacks {', '.join(missing)}. Derive it from tuneyard.trainers.classification:Classification, "
-                "or give it every method of tuneyard.trainers.tasks:Task."
+                f"task: {name} lacks {', '.join(missing)}. Derive it from "
+                "tuneyard.trainers.classification:Classification, or give it every method of tuneyard.trainers.tasks:Task."
             )
     elif name in TASKS:
         found = load_object(TASKS[name])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from accelerate.tracking import GeneralTracker  # type: ignore[import-untyped]
+    from accelerate.tracking import GeneralTracker
 
 Images = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
@@ -120,7 +120,7 @@ def _accelerate_tracker(name: str, message: dict[str, Any]) -> "GeneralTracker":
     for variable in [*os.environ]:
         if variable in {"RANK", "LOCAL_RANK", "WORLD_SIZE"} or variable.startswith(("ACCELERATE_", "MASTER_")):
             del os.environ[variable]
-    from accelerate import PartialState  # type: ignore[import-untyped]
+    from accelerate import PartialState
     from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
 
     PartialState(cpu=True)

@@ -11,7 +11,7 @@ from tuneyard.trainers.experiment import TuneConfig
 
 
 class Rungs:
-    """The rungs of one bracket, at `grace`, `grace·factor`, `grace·factor²`, … epochs, and who reached them with what."""
+    """The rungs of one bracket, at `grace`, `grace·factor`, `grace·factor²`, … epochs, and who reached them."""
 
     def __init__(self, *, grace: int, factor: int, epochs: int, mode: str) -> None:
         self._sign = 1.0 if mode == "max" else -1.0
@@ -42,12 +42,12 @@ class Rungs:
         return reached[trial] >= ranked[kept - 1] and math.isfinite(value)
 
 
-class Asha(FIFOScheduler):  # type: ignore[misc]
+class Asha(FIFOScheduler):
     """Stops trials at rungs. Its memory can be filled with earlier trials by `learn`."""
 
     def __init__(self, config: TuneConfig, epochs: int) -> None:
-        super().__init__()
-        self._metric = config.metric
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._metric_name = config.metric
         self._rungs = Rungs(
             grace=config.grace_epochs, factor=config.reduction_factor, epochs=epochs, mode=config.mode
         )  # fmt: skip
@@ -56,13 +56,13 @@ class Asha(FIFOScheduler):  # type: ignore[misc]
     def learn(self, run_id: str, rows: Sequence[Mapping[str, float]]) -> None:
         """Count a trial of before, by its epochs' metrics."""
         for row in rows:
-            if self._metric in row:
-                self._rungs.goes_on(run_id, int(row["epoch"]), row[self._metric])
+            if self._metric_name in row:
+                self._rungs.goes_on(run_id, int(row["epoch"]), row[self._metric_name])
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Ray's question after each epoch."""
         run_id = trial.config["run_id"]
-        if self._metric not in result or self._rungs.goes_on(run_id, result["epoch"], result[self._metric]):
+        if self._metric_name not in result or self._rungs.goes_on(run_id, result["epoch"], result[self._metric_name]):
             return str(TrialScheduler.CONTINUE)
         self.stopped.add(run_id)
         return str(TrialScheduler.STOP)

@@ -12,15 +12,15 @@ from ray import tune
 from ray.tune import Callback, ResultGrid
 from ray.tune.stopper import Stopper
 
-from tuneyard.trainers.errors import ConfigError, MissingKeyError
+from tuneyard.trainers.errors import ConfigError, StoreError
 from tuneyard.trainers.evaluation import evaluate_on_test
-from tuneyard.trainers.record import Metric, RunRecord, read_run, write_record
+from tuneyard.trainers.record import Metric, RunRecord, SweepRecord, now, read_run, write_record
 from tuneyard.trainers.session import Session, available_cores
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.store import Store
 from tuneyard.tune.asha import Asha
 from tuneyard.tune.history import EarlierTrial, best_of, read_earlier
-from tuneyard.tune.search import Finished, SweepSearcher, build_strategy
+from tuneyard.tune.search import Finished, SpecMaker, SweepSearcher, build_strategy
 from tuneyard.tune.stop_flag import ask_to_stop
 from tuneyard.tune.sweep import SweepRequest, SweepWatcher, failed_record, scratch_folder
 from tuneyard.tune.trial import Trial
@@ -35,26 +35,25 @@ class SweepEnd:
     winner_test: dict[str, float] | None
 
 
-def drive(request: SweepRequest, store: Store, earlier: Sequence[EarlierTrial], watcher: SweepWatcher) -> SweepEnd:
-    """Run what is missing of the sweep, then the winner's test."""
+def drive(
+    request: SweepRequest, store: Store, before: SweepRecord, earlier: Sequence[EarlierTrial], watcher: SweepWatcher
+) -> SweepEnd:  # fmt: skip
+    """Run what is missing of the sweep, then the winner's test, unless the sweep had the same winner `before`."""
     config = request.config
     metric = Metric(name=config.metric, mode=config.mode)
     with _ray(request.address):
         gpus = _gpus(request)
         scheduler = Asha(config, request.experiment.train.epochs) if config.scheduler == "asha" else None
-        _tune(request, store, earlier, watcher, scheduler, gpus)
-        trials = _settle(request, store, metric, scheduler)
-        winner = best_of(trials, metric)
-        test = None
-        if (
-            winner is not None
-            and winner.record.data is not None
-            and winner.record.data.test
-            and not request.should_stop()
-        ):
-            test = _test_winner(request, winner.record, gpus)
+        if not request.should_stop():
+            _tune(request, store, earlier, watcher, scheduler, gpus)
+        trials = _settle(request, store, scheduler)
+        best = best_of(trials, metric)
+        winner = best.record if best else None
+        test = before.winner_test if winner and winner.run_id == before.winner else None
+        if winner and winner.data and winner.data.test and test is None and not request.should_stop():
+            test = _test_winner(request, winner, gpus)
     run_ids = [trial.record.run_id for trial in trials]
-    return SweepEnd(run_ids, winner.record.run_id if winner else None, test)
+    return SweepEnd(run_ids, winner.run_id if winner else None, test)
 
 
 def _tune(
@@ -64,11 +63,9 @@ def _tune(
     config = request.config
     ended = [trial for trial in earlier if trial.ended]
     resumed = [(trial.record.run_id, trial.record.overrides) for trial in earlier if not trial.ended]
-    strategy = build_strategy(config)
-    metric = Metric(name=config.metric, mode=config.mode)
-    strategy.learn(
-        [Finished(trial.record.overrides, trial.values(metric), trial.record.status == "stopped") for trial in earlier]
-    )
+    first = 1 + max((int(trial.record.run_id) for trial in earlier), default=0)
+    strategy = build_strategy(config, drawn=first - 1)
+    strategy.learn([_finished(trial, Metric(name=config.metric, mode=config.mode)) for trial in earlier])
     if scheduler is not None:
         for trial in ended:
             scheduler.learn(trial.record.run_id, trial.rows)
@@ -76,10 +73,10 @@ def _tune(
     if not resumed and not new:
         return None
     searcher = SweepSearcher(
-        config, strategy, _spec_maker(request), resumed,
-        first_number=1 + max((int(trial.record.run_id) for trial in earlier), default=0), new_trials=new,
+        config, strategy, _spec_maker(request), resumed, first_number=first, new_trials=new,
     )  # fmt: skip
     resources = tune.PlacementGroupFactory([{"CPU": request.cpus, "GPU": gpus}])
+    relay = _Relay(request, store, watcher, scheduler)
     with scratch_folder() as scratch, _quiet():
         tuner = tune.Tuner(
             tune.with_resources(Trial, resources),
@@ -88,8 +85,8 @@ def _tune(
                 max_concurrent_trials=config.concurrent,
             ),
             run_config=tune.RunConfig(
-                name=request.sweep_id, storage_path=scratch, verbose=0, stop=_StopWhenAsked(request),
-                callbacks=[_Relay(request, store, watcher, scheduler)],
+                name=request.sweep_id, storage_path=scratch, verbose=0, stop=_StopWhenAsked(request, relay, searcher),
+                callbacks=[relay],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )  # fmt: skip
@@ -101,36 +98,18 @@ def _tune(
 _NOTHING: tuple[Any, ...] = (object, ())
 
 
-class _StopWhenAsked(Stopper):
-    """Ends the experiment when the user asks for it; the trials hear of it through the flag and save first."""
-
-    def __init__(self, request: SweepRequest) -> None:
-        self._request = request
-        self._passed_on = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        if self._request.should_stop() and not self._passed_on:
-            self._passed_on = True
-            ask_to_stop(self._request.sweep_id)
-        return self._passed_on
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _NOTHING
-
-
 class _Relay(Callback):
     """Tells the watcher what Ray tells us, and writes the record of a trial that died without one."""
 
     def __init__(self, request: SweepRequest, store: Store, watcher: SweepWatcher, scheduler: Asha | None) -> None:
         self._request, self._store, self._watcher, self._scheduler = request, store, watcher, scheduler
+        self.running: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _NOTHING
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.running.add(trial.config["run_id"])
         self._watcher.trial_began(trial.config["run_id"], trial.config["overrides"])
 
     def on_trial_result(
@@ -143,62 +122,106 @@ class _Relay(Callback):
         run_id, result = trial.config["run_id"], trial.last_result
         stopped = self._scheduler is not None and run_id in self._scheduler.stopped
         status = "interrupted" if result.get("interrupted") or not (stopped or result.get("finished")) else "completed"
-        self._watcher.trial_ended(run_id, "stopped" if stopped else status, None)
+        self._ended(run_id, "stopped" if stopped else status, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         run_id, overrides = trial.config["run_id"], trial.config["overrides"]
-        error = _cause(trial)
-        spec = TrialSpec.model_validate_json(trial.config["spec"])
+        if run_id not in self.running:  # its process did not even start
+            self.on_trial_start(iteration, trials, trial)
+        error, prefix = _cause(trial), f"{self._request.prefix}{run_id}/"
         try:
-            record = read_run(self._store, spec.prefix)
-        except MissingKeyError:
+            record = read_run(self._store, prefix)
+        except StoreError:
             record = failed_record(self._request, run_id, overrides, error)
         if record.status != "failed" or not record.error:
             # The process died before it could say so itself.
-            record = record.model_copy(update={"status": "failed", "error": error})
-        write_record(self._store, spec.prefix, record)
-        self._watcher.trial_ended(run_id, "failed", record.error)
+            record = record.model_copy(update={"status": "failed", "error": error, "ended": now()})
+        write_record(self._store, prefix, record)
+        self._ended(run_id, "failed", record.error)
+
+    def _ended(self, run_id: str, status: str, error: str | None) -> None:
+        self.running.discard(run_id)
+        self._watcher.trial_ended(run_id, status, error)
+
+
+class _StopWhenAsked(Stopper):
+    """Ends the experiment when the user asks for it.
+
+    Ray gives trials ten seconds once an experiment is over, which a large checkpoint may not be saved in. So the trials
+    hear of the wish through the flag, save, and end by themselves; the experiment is over when none is running.
+    """
+
+    def __init__(self, request: SweepRequest, relay: _Relay, searcher: SweepSearcher) -> None:
+        self._request, self._relay, self._searcher = request, relay, searcher
+        self._passed_on = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._request.should_stop() and not self._passed_on:
+            self._passed_on = True
+            self._searcher.stop()
+            ask_to_stop(self._request.sweep_id)
+        return self._passed_on and not self._relay.running
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _NOTHING
 
 
 def _cause(trial: Any) -> str:
     """The trial's own exception in one line, without Ray's remote traceback."""
     error = trial.get_pickled_error() or trial.get_error()
-    if error is None:
-        return "its process ended without a word; was it killed, or out of memory?"
     cause = getattr(error, "cause", None) or error
-    if isinstance(cause, ray.exceptions.RayActorError):
+    if cause is None or isinstance(cause, ray.exceptions.RayActorError):
         return "its process died; was it killed, or out of memory?"
     return f"{type(cause).__name__}: {cause}".split("\n\nTraceback")[0]
 
 
-def _spec_maker(request: SweepRequest) -> Any:
+def _finished(trial: EarlierTrial, metric: Metric) -> Finished:
+    """What a strategy learns from a trial of before: of one that failed nothing but that it was tried."""
+    values = trial.values(metric) if trial.record.status != "failed" else []
+    return Finished(trial.record.overrides, values, stopped_early=trial.record.status != "completed")
+
+
+def _spec_maker(request: SweepRequest) -> SpecMaker:
     def make(run_id: str, overrides: dict[str, Any], resume: bool) -> dict[str, Any]:
-        spec = request.spec(run_id, overrides, resume=resume)
-        return {"run_id": run_id, "overrides": overrides, "spec": spec.model_dump_json(), "cpus": request.cpus}
+        config = {"run_id": run_id, "overrides": overrides, "cpus": request.cpus, "cpu_only": request.cpu_only}
+        try:
+            return config | {"spec": request.spec(run_id, overrides, resume=resume).model_dump_json()}
+        except ConfigError as error:
+            # Each value was checked alone; two that do not go together are this one trial's failure.
+            return config | {"refused": str(error)}
 
     return make
 
 
-def _settle(request: SweepRequest, store: Store, metric: Metric, scheduler: Asha | None) -> list[EarlierTrial]:
-    """Read all trials back. The last trial of a process cannot know that the scheduler, not the user, stopped it."""
-    for trial in read_earlier(store, request.prefix, metric):
+def _settle(request: SweepRequest, store: Store, scheduler: Asha | None) -> list[EarlierTrial]:
+    """Read all trials back, each with its true end.
+
+    The last trial of a process cannot know that the scheduler, not the user, stopped it, and one whose process was lost
+    has not said anything.
+    """
+    for trial in read_earlier(store, request.prefix):
         record = trial.record
-        if scheduler is not None and record.run_id in scheduler.stopped and record.status == "interrupted":
-            stopped = record.model_copy(update={"status": "stopped", "error": None})
-            write_record(store, f"{request.prefix}{record.run_id}/", stopped)
-    return read_earlier(store, request.prefix, metric)
+        if record.status not in ("interrupted", "running"):
+            continue
+        stopped = scheduler is not None and record.run_id in scheduler.stopped
+        update = {"status": "stopped", "error": None} if stopped else {"status": "interrupted"}
+        write_record(store, f"{request.prefix}{record.run_id}/", record.model_copy(update=update))
+    return read_earlier(store, request.prefix)
 
 
 def _test_winner(request: SweepRequest, winner: RunRecord, gpus: float) -> dict[str, float]:
     """The one use of the test set in a sweep: the winner's best checkpoint, after everything was chosen."""
     spec = request.spec(winner.run_id, winner.overrides, resume=True)
     task = ray.remote(num_cpus=request.cpus, num_gpus=gpus)(_evaluate_remotely)
-    metrics: dict[str, float] = ray.get(task.remote(spec.model_dump_json(), request.cpus))
+    metrics: dict[str, float] = ray.get(task.remote(spec.model_dump_json(), request.cpus, request.cpu_only))
     return metrics
 
 
-def _evaluate_remotely(spec_json: str, threads: int) -> dict[str, float]:
-    session = Session(threads=threads)
+def _evaluate_remotely(spec_json: str, threads: int, cpu_only: bool) -> dict[str, float]:
+    session = Session(threads=threads, cpu=cpu_only)
     try:
         return evaluate_on_test(TrialSpec.model_validate_json(spec_json), session)
     finally:

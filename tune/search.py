@@ -143,7 +143,8 @@ class SweepSearcher(Searcher):
         self._next_number, self._left = first_number, new_trials
         self._asked: dict[str, _Asked] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    # Ray's annotation leaves out FINISHED, which its own documentation asks for.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The config of Ray's trial `trial_id`; FINISHED when the sweep has all its trials."""
         if self._resumed:
             run_id, overrides = self._resumed.pop(0)

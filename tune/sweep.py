@@ -15,8 +15,8 @@ from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.store import Store, open_store
 from tuneyard.tune.history import EarlierTrial, read_earlier
 
-# Before Ray is imported anywhere: no files of its own loggers, no table of its own, no usage statistics, no warning about
-# GPUs that it hides from tasks without any; its SIGINT handler gives way to ours.
+# Before Ray is imported anywhere: no files of its own loggers, no table of its own, no usage statistics, no warning
+# about GPUs that it hides from tasks without any; its SIGINT handler gives way to ours.
 RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

@@ -63,7 +63,9 @@ def test_images_too_small_for_the_small_cnn(tmp_path: Path) -> None:
 
 def test_images_too_small_for_the_users_own_model(tmp_path: Path) -> None:
     assert build(tmp_path, "task.py:deep", image_size=16)
-    with pytest.raises(ModelError, match=r"data\.image_size: images of 8x8 pixels with 3 channel\(s\) do not go through"):
+    with pytest.raises(
+        ModelError, match=r"data\.image_size: images of 8x8 pixels with 3 channel\(s\) do not go through"
+    ):
         build(tmp_path, "task.py:deep", image_size=8)
 
 
@@ -91,12 +93,24 @@ def test_a_users_model_may_have_weights_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "args", "message"),
     [
-        ("reference/smal-cnn", {}, "model.name: 'reference/smal-cnn' is not known. Did you mean 'reference/small-cnn'?"),
+        (
+            "reference/smal-cnn",
+            {},
+            "model.name: 'reference/smal-cnn' is not known. Did you mean 'reference/small-cnn'?",
+        ),
         ("resnet18", {}, "Allowed: reference/small-cnn, task.py:build_model, timm/NAME."),
         ("reference/small-cnn", {"widht": 8}, "model.args: 'widht' is not known. Did you mean 'width'?"),
         ("reference/small-cnn", {"classes": 8}, "model.args: 'classes' is not known."),
-        ("reference/small-cnn", {"width": "wide"}, "model.args: reference/small-cnn cannot be built with {'width': 'wide'}"),
-        ("task.py:build_model", {"depth": 8}, "model.args: 'depth' is not known. Allowed: width."),
+        (
+            "reference/small-cnn",
+            {"width": "wide"},
+            "model.args: reference/small-cnn cannot be built with {'width': 'wide'}",
+        ),
+        (
+            "task.py:build_model",
+            {"depth": 8},
+            "model.args: 'depth' is not known. Did you mean 'width'? Allowed: width.",
+        ),
         ("task.py:build_modle", {}, "'build_modle' is not known. Did you mean 'build_model'?"),
         ("timm/resnet81", {}, "model.name: timm has no model 'resnet81'. Did you mean 'timm/resnet"),
         ("timm/resnet18", {"depht": 8}, "model: timm/resnet18 cannot be built with {'depht': 8}"),
@@ -143,5 +157,7 @@ def test_weights_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.Monk
         raise ConnectionError("Name or service not known\nand more")
 
     monkeypatch.setattr(timm, "create_model", no_network)
-    with pytest.raises(ModelError, match=r"weights of timm/resnet18 cannot be fetched \(ConnectionError: Name or service"):
+    with pytest.raises(
+        ModelError, match=r"weights of timm/resnet18 cannot be fetched \(ConnectionError: Name or service"
+    ):
         build(tmp_path, "timm/resnet18", image_size=32, pretrained=True)
