@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides measured turn by turn, medians with their spread, and the verdict in one line of JSON.
+"""What the benchmarks share: sides measured in turns, medians with their spread, and the verdict in a line of JSON.
 
 The machine is never as quiet as one would like. So the sides take turns within each round, in an order that rotates
 from round to round, and ratios are taken within a round, where both sides met the same machine.
@@ -55,7 +55,7 @@ def ratios(of: Series, to: Series) -> Series:
 
 
 def in_turns(sides: Mapping[str, Callable[[int], float]], rounds: int, unit: str) -> dict[str, Series]:
-    """Measure every side once in each round, which is its argument; who begins rotates, so that none always follows the same."""
+    """Measure every side once in each round, whose number is its argument; who begins rotates."""
     names = list(sides)
     values: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):

@@ -17,6 +17,7 @@ from measuring import Target, in_turns, ratios, report, require
 SIDES = Path(__file__).parent / "turnaround_sides.py"
 CONCURRENT = 2
 OURS, OFFLINE, FUNCTION, TRAINER = "tuneyard", "tuneyard, comet offline", "function API", "torch-trainer"
+KEPT = "function API, kept"  # with reuse_actors=True, which is not the default: shown, without a target
 
 
 def seconds_beyond_training(side: str, trials: int, address: str) -> float:
@@ -44,19 +45,16 @@ def main() -> int:
     ray.init(num_cpus=CONCURRENT, resources={"waiting": 8}, include_dashboard=False, log_to_driver=False)
     try:
         address = ray.get_runtime_context().gcs_address
-        trials = dict.fromkeys((OURS, OFFLINE, FUNCTION), arguments.trials) | {TRAINER: arguments.trainer_trials}
+        trials = dict.fromkeys((OURS, OFFLINE, FUNCTION, KEPT), arguments.trials) | {TRAINER: arguments.trainer_trials}
         chosen = arguments.sides or list(trials)
-        sides = {
-            side: lambda _, side=side: seconds_beyond_training(side, trials[side], address)  # type: ignore[misc]
-            for side in chosen
-        }
+        sides = {side: lambda _, side=side: seconds_beyond_training(side, trials[side], address) for side in chosen}
         figures = in_turns(sides, arguments.rounds, "s/trial")
     finally:
         ray.shutdown()
     against = {
         f"{ours} / {peer}": ratios(figures[ours], figures[peer])
         for ours in (OURS, OFFLINE) if ours in figures
-        for peer in (FUNCTION, TRAINER) if peer in figures
+        for peer in (FUNCTION, KEPT, TRAINER) if peer in figures
     }  # fmt: skip
     wanted = [Target(f"{OURS} / {FUNCTION}", "at most", 1 / 5), Target(f"{OURS} / {TRAINER}", "at most", 1 / 20)]
     notes = [f"{side}: {trials[side]} trials a round" for side in chosen]
@@ -69,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--trainer-trials", type=int, default=4, help="of TorchTrainer inside Tune")
-    parser.add_argument("--sides", nargs="+", choices=[OURS, OFFLINE, FUNCTION, TRAINER], help="only these")
+    parser.add_argument("--sides", nargs="+", choices=[OURS, OFFLINE, FUNCTION, KEPT, TRAINER], help="only these")
     parser.add_argument("--quick", action="store_true", help="one round of 8 trials, 2 for TorchTrainer")
     arguments = parser.parse_args()
     if arguments.quick:

@@ -1,9 +1,9 @@
 """The sides of `trial_turnaround.py`, each run in a process of its own: `python turnaround_sides.py SIDE ...`.
 
 Every side trains reference/small-cnn on scikit-learn's digits, one epoch a trial, two trials at a time with one core
-each, on the Ray that is there already. It prints one line of JSON: its wall-clock seconds, from handing over the sweep to
-having its result, and the seconds that its trials spent in their pass over the training images. All else counts as cost,
-validation too; only the imports of the process that drives the sweep were made before.
+each, on the Ray that is there already. It prints one line of JSON: its wall-clock seconds, from handing over the sweep
+to having its result, and the seconds that its trials spent in their pass over the training images. All else counts as
+cost, validation too; only the imports of the process that drives the sweep were made before.
 """
 
 import argparse
@@ -26,6 +26,7 @@ def train_digits(config: dict[str, Any]) -> tuple[dict[str, float], Any]:
     import torch
     from sklearn.datasets import load_digits
     from torch.nn import functional
+
     from tuneyard.trainers.small_cnn import SmallCnn
 
     digits = load_digits()
@@ -35,7 +36,7 @@ def train_digits(config: dict[str, Any]) -> tuple[dict[str, float], Any]:
     train, validation = order[int(HELD_OUT * len(order)) :], order[: int(HELD_OUT * len(order))]
     mean, std = images[train].mean(), images[train].std()
     images = ((images - mean) / std).to(memory_format=torch.channels_last)
-    model = SmallCnn(channels=1, classes=10, width=WIDTH).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = SmallCnn(channels=1, classes=10, width=WIDTH).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=0.05, fused=True)
     steps = len(train) // BATCH_SIZE
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -90,7 +91,7 @@ def torch_trainer_trial(config: dict[str, Any]) -> None:
         scaling_config=train.ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
         run_config=train.RunConfig(
             name=f"train-{tune.get_context().get_trial_id()}", storage_path=config["folder"],
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray's docs pass it so
         ),
     )  # fmt: skip
     trainer.fit()
@@ -114,15 +115,16 @@ def run_peer(arguments: argparse.Namespace) -> dict[str, Any]:
         trainable,
         param_space={"lr": tune.loguniform(1e-3, 1e-2), **({"folder": str(arguments.folder)} if inside else {})},
         tune_config=tune.TuneConfig(
-            num_samples=arguments.trials, max_concurrent_trials=CONCURRENT, metric="accuracy", mode="max"
+            num_samples=arguments.trials, max_concurrent_trials=CONCURRENT, metric="accuracy", mode="max",
+            reuse_actors=arguments.side == "function API, kept",
         ),
         run_config=tune.RunConfig(name="peer", storage_path=str(arguments.folder)),
-    )
+    )  # fmt: skip
     results = tuner.fit()
     wall_s = time.perf_counter() - began
     if results.num_errors:
         sys.exit(f"{results.num_errors} trials of {arguments.side} failed: {results.errors[0]}")
-    return {"wall_s": wall_s, "training_s": [result.metrics["training_s"] for result in results]}
+    return {"wall_s": wall_s, "training_s": results.get_dataframe()["training_s"].tolist()}
 
 
 def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -131,9 +133,9 @@ def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
 
     os.environ.update(RAY_ENVIRONMENT)
     import ray
-    import tuneyard.tune.driver  # noqa: F401 - imported by `run_sweep`; before the clock starts, as the peers' imports are
+
+    import tuneyard.tune.driver  # noqa: F401 - `run_sweep` imports it; before the clock starts, as the peers' imports
     from tuneyard.trainers.loading import validate
-    from tuneyard.trainers.record import Metric
     from tuneyard.trainers.spec import TrialSpec
     from tuneyard.tune.history import read_earlier
     from tuneyard.tune.sweep import open_request_store
@@ -162,7 +164,7 @@ def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     record = run_sweep(request, _Quiet())
     wall_s = time.perf_counter() - began
-    trials = read_earlier(open_request_store(request), request.prefix, Metric(name="val/accuracy", mode="max"))
+    trials = read_earlier(open_request_store(request), request.prefix)
     bad = [trial.record for trial in trials if trial.record.status != "completed"]
     if bad or len(trials) != arguments.trials or record.winner is None:
         sys.exit(f"{len(trials)} trials, of which failed: {[(one.run_id, one.status, one.error) for one in bad]}")
@@ -186,7 +188,8 @@ def main() -> None:
     """Run the side that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "side", choices=["tuneyard", "tuneyard, comet offline", "function API", "torch-trainer"]
+        "side",
+        choices=["tuneyard", "tuneyard, comet offline", "function API", "function API, kept", "torch-trainer"],
     )
     parser.add_argument("--address", required=True, help="the running Ray")
     parser.add_argument("--trials", type=int, required=True)

@@ -7,6 +7,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from tuneyard.trainers.experiment import TuneConfig
 from tuneyard.trainers.record import Metric
@@ -91,8 +92,14 @@ class SweepView:
 
         for run_id, row in sorted(self._rows.items(), key=order)[:SHOWN]:
             best = "" if row.best is None else f"{row.best:.4f}"
+            # Text, not str: a choice may be called `[red]`.
             table.add_row(
-                run_id, row.status, f"{row.epoch}/{self._epochs}", best, f"{row.speed:,.0f}", _short(row.overrides)
+                run_id,
+                row.status,
+                f"{row.epoch}/{self._epochs}",
+                best,
+                f"{row.speed:,.0f}",
+                Text(_short(row.overrides)),
             )
         return table
 

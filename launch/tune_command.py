@@ -1,5 +1,6 @@
 """`tuneyard tune`: a sweep, live in the terminal, and its table and report at the end."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,11 +28,7 @@ def tune_command(
     """Check everything, run the sweep, and say what came out."""
     experiment = load_experiment(path, overrides)
     check_experiment(experiment, sweep=True)
-    if experiment.resources.workers not in ("auto", 1):
-        raise ConfigError(
-            f"resources.workers: {experiment.resources.workers} are asked for, and the trials of a sweep have one "
-            "worker each; `tuneyard train` takes several."
-        )
+    _check_resources(experiment, here=address is None)
     store = open_experiment_store(experiment)
     chosen = sweep_to_resume(store, experiment.name, sweep_id) if resume else new_sweep_id()
     console = Console(highlight=False)
@@ -51,8 +48,28 @@ def tune_command(
     write_report(comparison, page)
     console.print(f"report: {page.absolute()}", soft_wrap=True)
     if record.status == "interrupted":
-        given = " ".join([str(path), *overrides])
+        given = shlex.join([str(path), *overrides])
         raise InterruptedRunError(f"The sweep was stopped. Go on with: tuneyard tune {given} --sweep {chosen} --resume")
+
+
+def _check_resources(experiment: Experiment, *, here: bool) -> None:
+    """What a cluster has is known only once it is asked; what this machine has, at once."""
+    resources = experiment.resources
+    if resources.workers not in ("auto", 1):
+        raise ConfigError(
+            f"resources.workers: {resources.workers} are asked for, and the trials of a sweep have one worker each; "
+            "`tuneyard train` takes several."
+        )
+    if not here or resources.cpus_per_worker == "auto":
+        return
+    from tuneyard.trainers.session import available_cores  # imports torch
+
+    cores = available_cores()
+    if resources.cpus_per_worker > cores:
+        raise ConfigError(
+            f"resources.cpus_per_worker: {resources.cpus_per_worker} are asked for, and this machine has {cores}; "
+            "give at most that, or the address of a cluster."
+        )
 
 
 def _check_parts(experiment: Experiment, path: Path) -> None:

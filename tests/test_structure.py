@@ -2,6 +2,7 @@
 
 import ast
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ ONLY_THERE = {
     "ray": {"tune/"},
     "optuna": {"tune/"},
     "typer": {"launch/"},
+    "rich": {"launch/", "trainers/progress.py"},
     "timm": {"trainers/models.py"},
     "torchvision": set[str](),
 }
@@ -40,7 +42,8 @@ def place(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imported(path: Path, *, at_the_top_only: bool = False) -> set[str]:
+@cache
+def imported(path: Path, *, at_the_top_only: bool = False) -> frozenset[str]:
     """The full names of the modules that a file imports; relative ones begin with a dot."""
     tree = ast.parse(path.read_text())
     nodes = tree.body if at_the_top_only else list(ast.walk(tree))
@@ -52,10 +55,10 @@ def imported(path: Path, *, at_the_top_only: bool = False) -> set[str]:
             found |= {f"{'.' * node.level}{node.module or ''}"}
             if node.module == "tuneyard":
                 found |= {f"tuneyard.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
-def ours(names: set[str]) -> set[str]:
+def ours(names: frozenset[str]) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("tuneyard.")}
 
 

@@ -22,7 +22,7 @@ class Engine:
     """One worker's view of the devices: this process's device, its rank, and what all workers do together.
 
     Workers are found by torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, ...); without them there is one.
-    Accelerate keeps process-wide state, so a process has one Engine at a time, and making another forgets the one before.
+    Accelerate keeps process-wide state, so a process has one Engine at a time; making another forgets the one before.
     """
 
     def __init__(self, train: TrainConfig, *, cpu: bool = False) -> None:
@@ -32,6 +32,8 @@ class Engine:
         self._accelerator = Accelerator(
             mixed_precision=PRECISION[train.precision],
             cpu=cpu or not torch.cuda.is_available(),
+            # `place` does that. Accelerate would first import DTensor (a second) to see whether the model has any.
+            device_placement=False,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=10))],
         )
         self.device: torch.device = self._accelerator.device
@@ -86,7 +88,9 @@ class Engine:
 
     def clip(self, model: nn.Module, max_norm: float) -> None:
         """Clip the global norm of the gradients (unscaled first in fp16)."""
-        self._accelerator.clip_grad_norm_(model.parameters(), max_norm)
+        self._accelerator.unscale_gradients()
+        # Not Accelerate's clip_grad_norm_, which imports DTensor (a second) to see whether a gradient is one.
+        nn.utils.clip_grad_norm_(model.parameters(), max_norm)
 
     def unwrap(self, model: nn.Module) -> nn.Module:
         """The model itself, without what `prepare` put around it."""

@@ -18,6 +18,7 @@ from tuneyard.trainers.experiment import TrainConfig
 from tuneyard.trainers.tasks import Task
 
 STEPS_BETWEEN_VOTES = 8
+STEPS_BETWEEN_LOOKS = 100  # at the losses, for one that is not finite: looking waits for the device
 
 
 class Watcher(Protocol):
@@ -100,6 +101,8 @@ class Trainer:
             loss = self._train_step(batch)
             self.batch, self.step = self.batch + 1, self.step + 1
             self.watcher.step_done(len(batch.labels) * self.engine.world_size, loss)
+            if self.batch % STEPS_BETWEEN_LOOKS == 0:
+                self._refuse_divergence()
             if self._asked_to_stop():
                 self._epoch_s += time.perf_counter() - started
                 self._refuse_divergence()
@@ -134,7 +137,7 @@ class Trainer:
             self.engine.clip(self.model, self.config.clip_norm)
         self.engine.step(self.optimizer)
         self.schedule.step()
-        # Kept on the device until the epoch's end, so that no step waits to look at its own loss.
+        # Kept on the device, so that no step waits to look at its own loss.
         self._losses[self.batch] = total
         return total
 

@@ -1,8 +1,8 @@
 """AdamW and SGD that do not import torch's compiler: the same steps, 2.3 s less before the first one.
 
 torch wraps an optimizer's methods so that `torch.compile` leaves them alone, and the wrappers import the whole compiler
-on the first call. We compile no optimizer, so ours call the methods beneath the wrappers. Where a later torch has no such
-wrappers, `inspect.unwrap` finds the method itself, and these classes change nothing.
+on the first call. We compile no optimizer, so ours call the methods beneath the wrappers. Where a later torch has no
+such wrappers, `inspect.unwrap` finds the method itself, and these classes change nothing.
 """
 
 import inspect
@@ -23,7 +23,6 @@ def _bare(method: Callable[..., Any]) -> Any:
         with torch.no_grad():
             return beneath(*arguments, **named)
 
-    # torch patches a class's `step` with its profiler's hook once, and marks it so: ours has yet to get that.
     return bare
 
 

@@ -1,5 +1,6 @@
 """What a process keeps from run to run: the data, the stores, the tracker, the machine's facts."""
 
+import atexit
 import gc
 import os
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ class Session:
         # What the imports left lives as long as the process. Frozen, it is passed over by the collection that ends each
         # run (to let go of its model), which then takes milliseconds instead of 0.2 s.
         gc.freeze()
+        # At the end all is looked at again, or libraries that count their objects (triton) would complain of leaks.
+        atexit.register(gc.unfreeze)
         self.cpu = cpu
         self.threads = threads or available_cores()
         torch.set_num_threads(self.threads)
@@ -119,8 +122,8 @@ def prepare_data(config: DataConfig, project_dir: Path) -> LoadedData:
         given = len(config.normalize.mean)
         if given != data.channels:
             raise ConfigError(
-                f"data.normalize: {given} channels given, but the images have {data.channels}; give {data.channels}, or "
-                "auto, or set data.channels."
+                f"data.normalize: {given} channels given, but the images have {data.channels}; give as many, or auto, "
+                "or set data.channels."
             )
         normalization = (tuple(config.normalize.mean), tuple(config.normalize.std))
     else:

@@ -78,7 +78,7 @@ def task_class(name: str, project_dir: Path) -> type[Task]:
         if missing:
             raise ConfigError(
                 f"task: {name} lacks {', '.join(missing)}. Derive it from "
-                "tuneyard.trainers.classification:Classification, or give it every method of tuneyard.trainers.tasks:Task."
+                "tuneyard.trainers.classification:Classification, or give it all that tuneyard.trainers.tasks:Task has."
             )
     elif name in TASKS:
         found = load_object(TASKS[name])

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,9 +22,9 @@ from tuneyard.trainers.store import Store
 from tuneyard.tune.asha import Asha
 from tuneyard.tune.history import EarlierTrial, best_of, read_earlier
 from tuneyard.tune.search import Finished, SpecMaker, SweepSearcher, build_strategy
-from tuneyard.tune.stop_flag import ask_to_stop
+from tuneyard.tune.stop_flag import ask_to_stop, forget_stop
 from tuneyard.tune.sweep import SweepRequest, SweepWatcher, failed_record, scratch_folder
-from tuneyard.tune.trial import Trial
+from tuneyard.tune.trial import Trial, TrialFailedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ def drive(
     config = request.config
     metric = Metric(name=config.metric, mode=config.mode)
     with _ray(request.address):
+        forget_stop(request.sweep_id)  # of a sweep that was stopped on this cluster before, and goes on now
         gpus = _gpus(request)
         scheduler = Asha(config, request.experiment.train.epochs) if config.scheduler == "asha" else None
         if not request.should_stop():
@@ -170,9 +172,13 @@ class _StopWhenAsked(Stopper):
 
 
 def _cause(trial: Any) -> str:
-    """The trial's own exception in one line, without Ray's remote traceback."""
-    error = trial.get_pickled_error() or trial.get_error()
+    """The trial's own error, without Ray's remote traceback."""
+    # Ray's own get_pickled_error looks where the file comes only later.
+    path = trial.pickled_error_file
+    error = ray.cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).is_file() else None
     cause = getattr(error, "cause", None) or error
+    if isinstance(cause, TrialFailedError):
+        return str(cause)
     if cause is None or isinstance(cause, ray.exceptions.RayActorError):
         return "its process died; was it killed, or out of memory?"
     return f"{type(cause).__name__}: {cause}".split("\n\nTraceback")[0]
@@ -186,7 +192,10 @@ def _finished(trial: EarlierTrial, metric: Metric) -> Finished:
 
 def _spec_maker(request: SweepRequest) -> SpecMaker:
     def make(run_id: str, overrides: dict[str, Any], resume: bool) -> dict[str, Any]:
-        config = {"run_id": run_id, "overrides": overrides, "cpus": request.cpus, "cpu_only": request.cpu_only}
+        config = {
+            "run_id": run_id, "overrides": overrides, "cpus": request.cpus, "cpu_only": request.cpu_only,
+            "sweep_id": request.sweep_id,
+        }  # fmt: skip
         try:
             return config | {"spec": request.spec(run_id, overrides, resume=resume).model_dump_json()}
         except ConfigError as error:

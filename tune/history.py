@@ -25,7 +25,7 @@ class EarlierTrial:
         return [row[metric.name] for row in self.rows if metric.name in row]
 
 
-def read_earlier(store: Store, prefix: str, metric: Metric) -> list[EarlierTrial]:
+def read_earlier(store: Store, prefix: str) -> list[EarlierTrial]:
     """Every trial that has a record under the sweep's prefix, by run id."""
     run_ids = sorted({key[len(prefix) :].split("/")[0] for key in store.keys(prefix) if key.endswith("/run.json")})
     trials = []
@@ -39,10 +39,10 @@ def read_earlier(store: Store, prefix: str, metric: Metric) -> list[EarlierTrial
 
 
 def best_of(trials: Sequence[EarlierTrial], metric: Metric) -> EarlierTrial | None:
-    """The trial with the best epoch; None where no trial has one."""
+    """The trial with the best epoch; None where no trial has one. A trial that failed, with NaN perhaps, never wins."""
     best: EarlierTrial | None = None
     for trial in trials:
-        if trial.record.best is None:
+        if trial.record.best is None or trial.record.status == "failed":
             continue
         if best is None or best.record.best is None or metric.better(trial.record.best.value, best.record.best.value):
             best = trial

@@ -45,7 +45,8 @@ class Strategy(Protocol):
 class OptunaStrategy:
     """TPE (Bergstra et al., NeurIPS 2011; multivariate, with the pending trials counted as poor) or random sampling."""
 
-    def __init__(self, config: TuneConfig) -> None:
+    def __init__(self, config: TuneConfig, drawn: int = 0) -> None:
+        """`drawn`: points of before the sweep was cut short, which the same seed would draw again."""
         self._space = config.space
         self._distributions = distributions(config.space)
         # Optuna tells of every finished trial on stderr; our own table does that.
@@ -54,8 +55,10 @@ class OptunaStrategy:
             direction="maximize" if config.mode == "max" else "minimize", sampler=_sampler(config)
         )
         self._open: dict[int, optuna.Trial] = {}
+        for _ in range(drawn):
+            self.tell(self.ask()[0], TrialState.FAIL, None)
 
-    def ask(self) -> tuple[int, dict[str, Any]] | None:
+    def ask(self) -> tuple[int, dict[str, Any]]:
         """The sampler's next point."""
         trial = self._study.ask(self._distributions)
         self._open[trial.number] = trial
@@ -143,6 +146,10 @@ class SweepSearcher(Searcher):
         self._next_number, self._left = first_number, new_trials
         self._asked: dict[str, _Asked] = {}
 
+    def stop(self) -> None:
+        """Hand out no more trials."""
+        self._resumed, self._left = [], 0
+
     # Ray's annotation leaves out FINISHED, which its own documentation asks for.
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The config of Ray's trial `trial_id`; FINISHED when the sweep has all its trials."""
@@ -202,9 +209,9 @@ class SpecMaker(Protocol):
     def __call__(self, run_id: str, overrides: dict[str, Any], resume: bool, /) -> dict[str, Any]: ...
 
 
-def build_strategy(config: TuneConfig) -> Strategy:
-    """The strategy that `tune.search` names."""
-    return GridStrategy(config) if config.search == "grid" else OptunaStrategy(config)
+def build_strategy(config: TuneConfig, drawn: int = 0) -> Strategy:
+    """The strategy that `tune.search` names, for a sweep that has drawn so many points before it was cut short."""
+    return GridStrategy(config) if config.search == "grid" else OptunaStrategy(config, drawn)
 
 
 def _sampler(config: TuneConfig) -> optuna.samplers.BaseSampler:

@@ -12,6 +12,11 @@ def ask_to_stop(sweep_id: str) -> None:
     internal_kv._internal_kv_put(_key(sweep_id), b"stop")
 
 
+def forget_stop(sweep_id: str) -> None:
+    """Take back what was asked: the sweep is to go on."""
+    internal_kv._internal_kv_del(_key(sweep_id))
+
+
 class StopFlag:
     """A trial's view of the wish; looks at most twice a second, so that asking after every step costs nothing."""
 

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,14 +16,17 @@ from tuneyard.trainers.store import Store, open_store
 from tuneyard.tune.history import EarlierTrial, read_earlier
 
 # Before Ray is imported anywhere: no files of its own loggers, no table of its own, no usage statistics, no warning
-# about GPUs that it hides from tasks without any; its SIGINT handler gives way to ours.
+# about GPUs that it hides from tasks without any; its SIGINT handler gives way to ours, and an interrupted trial's last
+# result needs no metric.
 RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+MAY_CHANGE_ON_RESUME = ("checkpoint", "tracking", "tune.trials", "tune.concurrent", "data.cache_dir", "data.download")
 
 
 class SweepWatcher(Protocol):
@@ -68,6 +71,11 @@ class SweepRequest:
         wanted = self.experiment.resources.cpus_per_worker
         return 1 if wanted == "auto" else wanted
 
+    @property
+    def cpu_only(self) -> bool:
+        """Must the trials stay off a GPU that is there? Ray does not hide it from a trial that asked for none."""
+        return self.experiment.resources.gpus_per_worker == 0
+
     def spec(self, run_id: str, overrides: dict[str, Any], *, resume: bool) -> TrialSpec:
         """One trial's spec."""
         update = {
@@ -88,7 +96,11 @@ def run_sweep(request: SweepRequest, watcher: SweepWatcher) -> SweepRecord:
     os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
     from tuneyard.tune.driver import drive  # imports Ray, which reads the environment set above
 
-    ended = drive(request, store, earlier, watcher)
+    try:
+        ended = drive(request, store, record, earlier, watcher)
+    except BaseException:
+        write_record(store, request.prefix, record.model_copy(update={"status": "failed", "ended": now()}))
+        raise
     status: SweepStatus = "interrupted" if request.should_stop() else "completed"
     record = record.model_copy(
         update={
@@ -113,10 +125,14 @@ def new_sweep_id() -> str:
 
 def failed_record(request: SweepRequest, run_id: str, overrides: dict[str, Any], error: str) -> RunRecord:
     """The record of a trial that could not write one itself."""
+    try:
+        experiment = with_overrides(request.experiment, overrides)
+    except ConfigError:  # which is why it failed
+        experiment = request.experiment
     return RunRecord(
         run_id=run_id, name=request.experiment.name, sweep_id=request.sweep_id, status="failed", error=error,
         metric=Metric(name=request.config.metric, mode=request.config.mode), overrides=overrides,
-        experiment=with_overrides(request.experiment, overrides).model_dump(mode="json"), started=now(), ended=now(),
+        experiment=experiment.model_dump(mode="json"), started=now(), ended=now(),
     )  # fmt: skip
 
 
@@ -138,28 +154,22 @@ def _begin(request: SweepRequest, store: Store) -> tuple[SweepRecord, list[Earli
     _refuse_changes(before, request.experiment)
     record = before.model_copy(update={"status": "running", "ended": None})
     write_record(store, request.prefix, record)
-    return record, read_earlier(store, request.prefix, metric)
+    return record, read_earlier(store, request.prefix)
 
 
 def _refuse_changes(before: SweepRecord, experiment: Experiment) -> None:
     """A resumed sweep keeps its experiment; only how many trials it has, and how many at a time, may change."""
-    was, is_now = before.experiment, experiment.model_dump(mode="json")
-    free = ("trials", "concurrent")
-    for section in sorted(was.keys() | is_now.keys()):
-        old, new = was.get(section), is_now.get(section)
-        if section == "tune" and isinstance(old, dict) and isinstance(new, dict):
-            old = {key: value for key, value in old.items() if key not in free}
-            new = {key: value for key, value in new.items() if key not in free}
-        if old != new and section not in ("checkpoint", "tracking"):
+    for key, old, new in _differences(before.experiment, experiment.model_dump(mode="json"), ""):
+        if not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE_ON_RESUME):
             raise ConfigError(
-                f"{section} is not what it was when sweep {before.sweep_id} began ({_difference(old, new)}). "
-                "Resume with the experiment as it was (tune.trials may grow), or start a new sweep."
+                f"{key} was {old!r} when sweep {before.sweep_id} began, and is {new!r}. Resume with the experiment as "
+                "it was (tune.trials may grow), or start a new sweep."
             )
 
 
-def _difference(old: Any, new: Any) -> str:
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                return f"{key}: {_difference(old.get(key), new.get(key))}"
-    return f"was {old!r}, is {new!r}"
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield path, old, new

@@ -15,6 +15,7 @@ from tests.trainers.runs import (
     stored_weights,
     train_run,
 )
+from tuneyard.trainers import build as build_module
 from tuneyard.trainers import run as run_module
 from tuneyard.trainers.build import build_trainer
 from tuneyard.trainers.engine import Engine
@@ -86,7 +87,7 @@ def test_the_test_set_is_evaluated_once_with_the_best_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
-    real = run_module.test_metrics
+    real = build_module.test_metrics
 
     def spy(trainer: Trainer, data: object, checkpoints: object, step: int) -> dict[str, float]:
         steps.append(step)

@@ -86,8 +86,8 @@ def test_a_users_model_gets_its_arguments(tmp_path: Path) -> None:
 
 
 def test_a_users_model_may_have_weights_of_its_own(tmp_path: Path) -> None:
-    assert build(tmp_path, "task.py:own_weights", pretrained=True).pretrained is True
-    assert build(tmp_path, "task.py:own_weights").pretrained is False
+    given = [vars(build(tmp_path, "task.py:own_weights", pretrained=wanted))["pretrained"] for wanted in (True, False)]
+    assert given == [True, False]
 
 
 @pytest.mark.parametrize(

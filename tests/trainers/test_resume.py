@@ -184,9 +184,10 @@ def test_an_epoch_whose_metrics_were_not_written_in_time_is_in_the_resumed_recor
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(whole: TrialSpec, tmp_path: Path) -> None:
-    spec = make_spec(tmp_path, NOISY)
+    slow = {**NOISY, "model.args": {"dropout": 0.3, "wait_s": 0.05}}
+    spec = make_spec(tmp_path, slow)
     code = "import sys; from tuneyard.trainers.worker import main; sys.exit(main(sys.argv[1], 0, 1))"
-    (tmp_path / "spec.json").write_text(make_spec(tmp_path, {**NOISY, "train.epochs": 3}).model_dump_json())
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "spec.json")])
     manifests = tmp_path / "runs" / spec.prefix / "checkpoints"
     deadline = time.monotonic() + 60
@@ -196,7 +197,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(whole: TrialSpec, tmp_path: Path
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    resumed = make_spec(tmp_path, NOISY, resume=True)
+    assert stored_record(spec).status == "running"
+    resumed = make_spec(tmp_path, slow, resume=True)
     train_run(resumed)
     assert same_bits(stored_weights(resumed), stored_weights(whole))
     assert stored_rows(resumed) == stored_rows(whole)

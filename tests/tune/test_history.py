@@ -1,0 +1,81 @@
+"""What a sweep knows of its earlier trials."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.tune.records import ACCURACY, store_at, write_run, write_sweep
+from tuneyard.trainers.record import BestEpoch, Metric, RunStatus, read_run, write_record
+from tuneyard.trainers.store import Store
+from tuneyard.tune.history import EarlierTrial, best_of, read_earlier
+
+PREFIX = "fashion/s1/"
+
+
+def write_trial(store: Store, run_id: str, best: float | None, status: RunStatus = "completed") -> None:
+    """A trial of the sweep whose record holds its best value."""
+    prefix = f"{PREFIX}{run_id}/"
+    write_run(store, prefix, [] if best is None else [best], status=status, overrides={"optimizer.lr": 0.1})
+    chosen = None if best is None else BestEpoch(value=best, epoch=1, step=10)
+    write_record(store, prefix, read_run(store, prefix).model_copy(update={"best": chosen}))
+
+
+def winner(store: Store, metric: Metric = ACCURACY) -> str | None:
+    best = best_of(read_earlier(store, PREFIX), metric)
+    return best.record.run_id if best else None
+
+
+def test_the_trials_of_one_sweep_are_read_in_order(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_sweep(store, PREFIX, [])
+    for run_id in ("0010", "0002", "0001"):
+        write_trial(store, run_id, 0.5)
+    write_run(store, "fashion/s2/0003/", [0.9])
+    assert [trial.record.run_id for trial in read_earlier(store, PREFIX)] == ["0001", "0002", "0010"]
+
+
+def test_a_trial_without_a_record_is_passed_over(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    store.put(f"{PREFIX}0001/metrics.jsonl", b"")
+    assert read_earlier(store, PREFIX) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [("completed", True), ("stopped", True), ("failed", True), ("interrupted", False), ("running", False)],
+)
+def test_cut_short_and_lost_trials_have_not_ended(tmp_path: Path, status: RunStatus, ended: bool) -> None:
+    store = store_at(tmp_path)
+    write_trial(store, "0001", 0.5, status)
+    assert [trial.ended for trial in read_earlier(store, PREFIX)] == [ended]
+
+
+def test_the_winner_has_the_best_epoch(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    for run_id, value in (("0001", 0.5), ("0002", 0.9), ("0003", 0.7)):
+        write_trial(store, run_id, value)
+    assert winner(store) == "0002"
+    assert winner(store, Metric(name="val/loss", mode="min")) == "0001"
+
+
+def test_a_stopped_trial_may_win_a_failed_one_never(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_trial(store, "0001", 0.99, "failed")
+    write_trial(store, "0002", 0.6, "stopped")
+    write_trial(store, "0003", 0.5)
+    assert winner(store) == "0002"
+
+
+def test_nobody_wins_where_no_trial_has_a_value(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    assert winner(store) is None
+    write_trial(store, "0001", None)
+    assert winner(store) is None
+
+
+def test_values_are_those_of_the_epochs_that_have_the_metric(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_trial(store, "0001", 0.5)
+    (trial,) = read_earlier(store, PREFIX)
+    rows = [{"epoch": 1, "val/accuracy": 0.5}, {"epoch": 2}, {"epoch": 3, "val/accuracy": 0.25}]
+    assert EarlierTrial(trial.record, rows).values(ACCURACY) == [0.5, 0.25]
