@@ -63,7 +63,7 @@ def images_per_second(steps: int, image_size: int) -> float:
 
     from tuneyard.trainers.small_cnn import SmallCnn
 
-    model = SmallCnn(channels=1, classes=10, width=16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = SmallCnn(channels=1, classes=10, width=16).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
     images = torch.randn(64, 1, image_size, image_size).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (64,))

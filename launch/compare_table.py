@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tuneyard.tune.comparison import Comparison, Run
+from tuneyard.tune.comparison import Comparison
+from tuneyard.tune.run_folders import Run
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 16

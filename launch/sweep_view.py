@@ -27,12 +27,19 @@ class _Row:
 class SweepView:
     """Told by the sweep what happens; shows the running trials and the best of the others."""
 
-    def __init__(self, config: TuneConfig, epochs: int, console: Console) -> None:
+    def __init__(self, config: TuneConfig, epochs: int, console: Console, *, trials: int, ended: int) -> None:
+        """`trials`: how many there are in all; `ended`: how many of them were done before a resume."""
         self._metric = Metric(name=config.metric, mode=config.mode)
-        self._trials, self._epochs, self._console = config.trials, epochs, console
+        self._trials, self._ended_before = trials, ended
+        self._epochs, self._console = epochs, console
         self._rows: dict[str, _Row] = {}
         self._began = time.monotonic()
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        # Once a second, so that the clock goes on while Ray starts and while an epoch takes long.
+        self._live = (
+            Live(get_renderable=self._table, console=console, refresh_per_second=1, transient=True)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> Self:
         if self._live:
@@ -65,26 +72,32 @@ class SweepView:
         shown.status = status
         best = "-" if shown.best is None else f"{shown.best:.4f}"
         cause = f": {error.splitlines()[0]}" if error else ""
-        ended = sum(row.status != "running" for row in self._rows.values())
         self._show(
-            f"[{ended}/{self._trials}] trial {run_id} {status} after epoch {shown.epoch}, "
-            f"best {self._metric.name} {best}{cause}"
+            f"[{self._ended}/{self._trials}] trial {run_id} {status} after epoch {shown.epoch}, "
+            f"best {self._metric.name} {best}{cause}",
+            lasting=status == "failed",
         )
 
-    def _show(self, line: str | None) -> None:
+    @property
+    def _ended(self) -> int:
+        return self._ended_before + sum(row.status != "running" for row in self._rows.values())
+
+    def _show(self, line: str | None, *, lasting: bool = False) -> None:
         if self._live:
-            self._live.update(self._table(), refresh=True)
-        elif line:
+            self._live.refresh()
+        if line and (lasting or not self._live):
             self._console.print(f"{time.monotonic() - self._began:6.1f} s  {line}", soft_wrap=True, markup=False)
 
     def _table(self) -> Table:
-        ended = sum(row.status != "running" for row in self._rows.values())
         seconds = round(time.monotonic() - self._began)
         table = Table(
-            title=f"{ended} of {self._trials} trials, {seconds // 60}:{seconds % 60:02}", title_justify="left"
+            title=f"{self._ended} of {self._trials} trials, {seconds // 60}:{seconds % 60:02}", title_justify="left"
         )
-        for heading in ("trial", "status", "epoch", f"best {self._metric.name}", "images/s", "parameters"):
-            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        best_heading = f"best {self._metric.name}"
+        # Where the terminal is narrow the parameters alone give way.
+        for heading, width in (("trial", 5), ("status", 11), ("epoch", 7), (best_heading, 6), ("images/s", 8)):
+            table.add_column(heading, no_wrap=True, min_width=max(width, len(heading)))
+        table.add_column("parameters", no_wrap=True, overflow="ellipsis")
         sign = -1.0 if self._metric.mode == "max" else 1.0
 
         def order(item: tuple[str, _Row]) -> tuple[bool, float]:

@@ -23,8 +23,6 @@ def train_command(path: Path, overrides: Sequence[str], *, resume: bool, run_id:
     store = open_experiment_store(experiment)
     chosen = run_to_resume(store, experiment.name, run_id) if resume else new_run_id()
     spec = base_spec(experiment, path, chosen, resume=resume, progress=True)
-    console = Console(highlight=False)
-    console.print(f"{experiment.name}: run {chosen} -> {spec.store_uri}/{spec.prefix}", soft_wrap=True)
     try:
         _train(spec)
     except InterruptedRunError as error:
@@ -32,7 +30,7 @@ def train_command(path: Path, overrides: Sequence[str], *, resume: bool, run_id:
         raise InterruptedRunError(
             f"{error}; it is saved. Go on with: tuneyard train {given} --run {chosen} --resume"
         ) from None
-    _summarize(read_run(store, spec.prefix), spec, console)
+    _summarize(read_run(store, spec.prefix), spec, Console(highlight=False))
 
 
 def _train(spec: TrialSpec) -> None:

@@ -17,6 +17,7 @@ from tuneyard.trainers.loading import load_experiment
 from tuneyard.trainers.record import SweepRecord
 from tuneyard.trainers.signals import StopSignals
 from tuneyard.tune.comparison import compare
+from tuneyard.tune.history import read_earlier
 from tuneyard.tune.report import write_report
 from tuneyard.tune.sweep import SweepRequest, new_sweep_id, run_sweep
 
@@ -37,7 +38,8 @@ def tune_command(
     with StopSignals("Stopping the sweep: its trials save first. Ctrl-C again leaves at once.") as signals:
         request = SweepRequest(base, chosen, resume, address, signals.asked)
         console.print(f"{experiment.name}: sweep {chosen} -> {base.store_uri}/{request.prefix}", soft_wrap=True)
-        with SweepView(request.config, experiment.train.epochs, console) as view:
+        ended = sum(trial.ended for trial in read_earlier(store, request.prefix))
+        with SweepView(request.config, experiment.train.epochs, console, trials=request.trials, ended=ended) as view:
             record = run_sweep(request, view)
     target = f"{base.store_uri}/{request.prefix}"
     comparison = compare([target], endpoint_url=experiment.checkpoint.endpoint_url, region=experiment.checkpoint.region)

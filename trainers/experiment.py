@@ -15,7 +15,7 @@ TransformArgs = dict[str, Any]
 class Section(BaseModel):
     """A part of the experiment file. Frozen; unknown keys are refused; no silent conversion between types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ValidationConfig(Section):

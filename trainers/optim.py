@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from tuneyard.trainers.experiment import OptimizerConfig, ScheduleConfig
+from tuneyard.trainers.quick_optimizers import SGD, AdamW
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -23,8 +24,8 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     groups = [group for group in groups if group["params"]]
     # One fused kernel for all parameters instead of several small ones for each.
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
-    return torch.optim.SGD(
+        return AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
+    return SGD(
         groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0, fused=True
     )
 

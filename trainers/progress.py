@@ -30,11 +30,12 @@ class Silent:
 class Shown:
     """A bar (in a terminal) or a line every few seconds, with loss, images/s and the time left of the whole run.
 
-    The loss is fetched from the device at most twice a second, so that looking at it does not slow the steps.
+    The heading comes with the first epoch, when all that could be refused has been looked at. The loss is fetched from the device at most twice a second, so that looking at it does not slow the steps.
     """
 
-    def __init__(self, epochs: int, console: Console | None = None) -> None:
+    def __init__(self, epochs: int, heading: str, console: Console | None = None) -> None:
         self._epochs = epochs
+        self._heading = heading
         self._console = console or Console(highlight=False)
         self._bar = _bar(self._console) if self._console.is_terminal else None
         self._task = self._bar.add_task("", total=1.0, loss="", speed="", left="") if self._bar else None
@@ -46,6 +47,9 @@ class Shown:
     def epoch_begins(self, epoch: int, steps: int, start: int) -> None:
         """Epoch counted from 0, of `steps` steps, `start` of which were done before."""
         self._epoch, self._steps, self._done, self._images = epoch, steps, start, 0
+        if self._heading:
+            self._console.print(self._heading, soft_wrap=True)
+            self._heading = ""
         self._began = self._looked = self._printed = time.monotonic()
         if self._bar is not None and self._task is not None:
             self._bar.start()

@@ -15,7 +15,8 @@ from tuneyard.trainers.spec import TrialSpec
 
 def train_here(spec: TrialSpec, session: Session, *, announce_stop: bool = True) -> None:
     """Train `spec` as this process's worker, with the progress shown where the spec asks for it."""
-    watcher = Shown(spec.experiment.train.epochs) if spec.progress else Silent()
+    heading = f"{spec.experiment.name}: run {spec.run_id} -> {spec.store_uri}/{spec.prefix}"
+    watcher = Shown(spec.experiment.train.epochs, heading) if spec.progress else Silent()
     with StopSignals(SAVING if announce_stop else "") as signals:
         try:
             train(spec, session, watcher, signals.asked)

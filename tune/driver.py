@@ -71,7 +71,7 @@ def _tune(
     if scheduler is not None:
         for trial in ended:
             scheduler.learn(trial.record.run_id, trial.rows)
-    new = max(config.trials - len(earlier), 0)
+    new = max(request.trials - len(earlier), 0)
     if not resumed and not new:
         return None
     searcher = SweepSearcher(
@@ -122,21 +122,27 @@ class _Relay(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         run_id, result = trial.config["run_id"], trial.last_result
+        if "failed" in result:
+            self._failed(trial, result["failed"])
+            return
         stopped = self._scheduler is not None and run_id in self._scheduler.stopped
         status = "interrupted" if result.get("interrupted") or not (stopped or result.get("finished")) else "completed"
         self._ended(run_id, "stopped" if stopped else status, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        run_id, overrides = trial.config["run_id"], trial.config["overrides"]
-        if run_id not in self.running:  # its process did not even start
+        if trial.config["run_id"] not in self.running:  # its process did not even start
             self.on_trial_start(iteration, trials, trial)
-        error, prefix = _cause(trial), f"{self._request.prefix}{run_id}/"
+        self._failed(trial, _cause(trial))
+
+    def _failed(self, trial: Any, error: str) -> None:
+        run_id = trial.config["run_id"]
+        prefix = f"{self._request.prefix}{run_id}/"
         try:
             record = read_run(self._store, prefix)
         except StoreError:
-            record = failed_record(self._request, run_id, overrides, error)
+            record = failed_record(self._request, run_id, trial.config["overrides"], error)
         if record.status != "failed" or not record.error:
-            # The process died before it could say so itself.
+            # It could not be built, or its process died before it could say so itself.
             record = record.model_copy(update={"status": "failed", "error": error, "ended": now()})
         write_record(self._store, prefix, record)
         self._ended(run_id, "failed", record.error)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneyard.trainers.errors import StoreError
-from tuneyard.tune.comparison import Comparison, Run, finite, to_json
+from tuneyard.tune.comparison import Comparison, finite, to_json
+from tuneyard.tune.run_folders import Run
 
 # Six digits are more than a screen can show, and halve the file of a sweep of hundreds of trials.
 DIGITS = 6

@@ -185,7 +185,7 @@ class SweepSearcher(Searcher):
         asked = self._asked.pop(trial_id)
         if asked.number is None:
             return
-        if error or asked.best is None or (result or {}).get("interrupted"):
+        if error or asked.best is None or not result or "failed" in result or "interrupted" in result:
             self._strategy.tell(asked.number, TrialState.FAIL, None)
         elif result and result.get("finished"):
             self._strategy.tell(asked.number, TrialState.COMPLETE, asked.best)

@@ -61,6 +61,15 @@ class SweepRequest:
         return self.experiment.tune
 
     @property
+    def trials(self) -> int:
+        """How many trials the sweep has in all: a grid has no more than its points."""
+        if self.config.search != "grid":
+            return self.config.trials
+        from tuneyard.tune.space import grid  # imports Optuna
+
+        return min(self.config.trials, len(grid(self.config.space)))
+
+    @property
     def prefix(self) -> str:
         """Where the sweep lies in its store."""
         return f"{self.experiment.name}/{self.sweep_id}/"

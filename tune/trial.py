@@ -60,10 +60,15 @@ class Trial(tune.Trainable):
         except InterruptedRunError as error:
             self._end("interrupted", str(error))
             return {"interrupted": True, "done": True}
+        except TuneyardError as error:
+            # Told and understood: this process is as good as before, and takes the next trial.
+            text = _told(error)
+            self._end_quietly("failed", text)
+            return {"failed": text, "done": True}
         except BaseException as error:
             text = _told(error)
-            self._end("failed", text)
-            raise TrialFailedError(text) from None
+            self._end_quietly("failed", text)
+            raise TrialFailedError(text) from error
 
     def cleanup(self) -> None:
         """The process is let go: end the last run, and wait until Comet has everything."""
@@ -94,10 +99,10 @@ class Trial(tune.Trainable):
         self._end("completed")
         return read_metrics(store, self._spec.prefix)[-1] | {"finished": True, "done": True}
 
-    def _end_quietly(self, status: RunStatus) -> None:
+    def _end_quietly(self, status: RunStatus, error: str | None = None) -> None:
         """End a run that Ray has done with: what goes wrong is in its record, and is not the next trial's fault."""
         with suppress(TuneyardError):
-            self._end(status)
+            self._end(status, error)
 
     def _end(self, status: RunStatus, error: str | None = None) -> None:
         run, self._run, self._epochs = self._run, None, None

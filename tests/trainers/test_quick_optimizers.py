@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from tuneyard.trainers import quick_optimizers
 
 SETTINGS: dict[str, dict[str, Any]] = {

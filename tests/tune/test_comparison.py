@@ -13,8 +13,9 @@ from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.trainers.errors import ConfigError, MissingKeyError, StoreError
 from tuneyard.trainers.record import BestEpoch, Metric, read_run, write_record
 from tuneyard.trainers.store import Store, open_store
-from tuneyard.tune import comparison as comparison_module
-from tuneyard.tune.comparison import Comparison, compare, find_runs, finite, to_json
+from tuneyard.tune import run_folders
+from tuneyard.tune.comparison import Comparison, compare, finite, to_json
+from tuneyard.tune.run_folders import find_runs
 
 LOSS = Metric(name="val/loss", mode="min")
 
@@ -53,6 +54,14 @@ def test_nan_is_never_best_and_runs_without_a_value_are_last(tmp_path: Path) -> 
     assert [run.best(comparison.metric) is None for run in comparison.runs] == [False, False, True, True]
 
 
+def test_a_failed_run_is_never_the_best(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_run(store, "a/", [0.9], status="failed", error="diverged")
+    write_run(store, "b/", [0.4])
+    write_run(store, "c/", [])
+    assert ids(compare([str(tmp_path)])) == ["b", "a", "c"]
+
+
 @pytest.mark.parametrize("target", ["sweep/t1", "sweep/t1/", "sweep/t1/run.json"])
 def test_a_run_is_found_by_its_folder_or_its_record(tmp_path: Path, target: str) -> None:
     write_big_sweep(store_at(tmp_path), 3)
@@ -87,13 +96,13 @@ def test_a_mistyped_s3_prefix_is_answered_with_the_nearest_one(tmp_path: Path, m
         assert (endpoint_url, region) == ("http://127.0.0.1:1", "eu-west-1")
         return store_at(tmp_path / uri.removeprefix("s3://"))
 
-    monkeypatch.setattr(comparison_module, "open_store", open_fake)
+    monkeypatch.setattr(run_folders, "open_store", open_fake)
     with pytest.raises(MissingKeyError, match=r"Did you mean 'fashion'\? In s3://bucket there is: fashion\."):
         find_runs("s3://bucket/fahsion", endpoint_url="http://127.0.0.1:1", region="eu-west-1")
 
 
 def test_an_empty_bucket_is_said_to_hold_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison_module, "open_store", lambda _uri, **_options: store_at(tmp_path))
+    monkeypatch.setattr(run_folders, "open_store", lambda _uri, **_options: store_at(tmp_path))
     with pytest.raises(MissingKeyError, match="there is: nothing"):
         find_runs("s3://bucket/")
 

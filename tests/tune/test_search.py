@@ -206,7 +206,13 @@ def test_a_trial_that_the_scheduler_stopped_is_told_as_pruned() -> None:
 
 @pytest.mark.parametrize(
     ("result", "error"),
-    [(None, True), (row(2, 0.9), True), ({"interrupted": True}, False), (row(1, math.nan, finished=True), False)],
+    [
+        (None, True),
+        (row(2, 0.9), True),
+        ({"interrupted": True}, False),
+        ({"failed": "ModelError: too small"}, False),
+        (row(1, math.nan, finished=True), False),
+    ],
 )
 def test_a_trial_that_failed_was_interrupted_or_had_only_nan_is_told_as_failed(result: Any, error: bool) -> None:
     strategy = Recorded()

@@ -1,6 +1,7 @@
 """Real sweeps on a local Ray: who fails alone, who is stopped, who wins, and what goes on after an interruption."""
 
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -18,9 +19,11 @@ from tuneyard.tune.sweep import RAY_ENVIRONMENT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
-KINDS = ["good", "raises", "nan", "unbuildable", "killed", "poor"]
-MIXED: dict[str, Any] = {"tune.search": "grid", "tune.trials": 16, "tune.space": {"model.args.kind": {"choice": KINDS}}}
-TRIALS = dict(zip(KINDS, (f"{number:04d}" for number in range(1, 7)), strict=True))
+KINDS = ["good", "raises", "nan", "unbuildable", "killed", "refused", "poor"]
+CHOICES = [{"name": "task.py:Net", "args": {"kind": kind}} for kind in KINDS]
+CHOICES[5] = {"name": "task.py:Net", "agrs": {}}
+MIXED: dict[str, Any] = {"tune.search": "grid", "tune.trials": 16, "tune.space": {"model": {"choice": CHOICES}}}
+TRIALS = dict(zip(KINDS, (f"{number:04d}" for number in range(1, 8)), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,9 @@ def local_ray() -> Iterator[None]:
     with environment(RAY_ENVIRONMENT | {"TMPDIR": folder}):
         import ray
 
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )  # fmt: skip
         yield
         ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
@@ -39,7 +44,7 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def mixed(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """A grid of one good network, one poor one, and four that fail, each in its own way."""
+    """A grid of one good network, one poor one, and five that fail, each in its own way."""
     return sweep(tmp_path_factory.mktemp("mixed"), MIXED)
 
 
@@ -48,7 +53,7 @@ def test_a_grid_is_run_to_its_end_whatever_fails_in_it(mixed: Swept) -> None:
     expected = dict.fromkeys(KINDS, "failed") | {"good": "completed", "poor": "completed"}
     assert statuses == {TRIALS[kind]: status for kind, status in expected.items()}
     assert mixed.sweep.status == "completed"
-    assert [record.overrides["model.args.kind"] for record in mixed.records.values()] == KINDS
+    assert [record.overrides["model"] for record in mixed.records.values()] == CHOICES
     assert mixed.epochs(TRIALS["good"]) == mixed.epochs(TRIALS["poor"]) == [1, 2, 3]
 
 
@@ -58,6 +63,7 @@ def test_a_grid_is_run_to_its_end_whatever_fails_in_it(mixed: Swept) -> None:
         ("raises", "RuntimeError: out of luck"),
         ("nan", "DivergedError: The training loss became NaN or infinite at step 10"),
         ("unbuildable", "ConfigError: model.args: task.py:Net cannot be built with {'kind': 'unbuildable'}"),
+        ("refused", "ConfigError: quadrants has 1 mistake:\n  model.agrs: unknown key. Did you mean 'args'?"),
         ("killed", "its process died; was it killed, or out of memory?"),
     ],
 )
@@ -69,7 +75,7 @@ def test_a_failed_trial_says_why_in_its_record_and_to_the_watcher(mixed: Swept, 
 
 
 def test_only_a_fault_of_the_code_comes_with_the_place_where_it_happened(mixed: Swept) -> None:
-    told = {kind: mixed.records[TRIALS[kind]].error or "" for kind in ("raises", "nan", "unbuildable", "killed")}
+    told = {kind: mixed.records[TRIALS[kind]].error or "" for kind in KINDS}
     assert [kind for kind, error in told.items() if "Traceback" in error] == ["raises"]
     assert "task.py" in told["raises"]
 
@@ -86,11 +92,11 @@ def test_every_trial_is_told_from_its_beginning_to_its_end(mixed: Swept) -> None
 @pytest.fixture(scope="module")
 def halved(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """A good network and five poor ones, two at a time, under ASHA."""
-    choices = ["good", "poor", "poor", "poor", "poor", "poor"]
+    choices = ["good"] + ["poor"] * 5
     space = {"model.args": {"choice": [{"kind": kind, "number": number} for number, kind in enumerate(choices)]}}
     changes = {
-        "tune.search": "grid", "tune.scheduler": "asha", "tune.reduction_factor": 2, "tune.space": space,
-        "tune.trials": 6, "tune.concurrent": 2,
+        "tune.search": "grid", "tune.scheduler": "asha", "tune.space": space, "tune.trials": 6, "tune.concurrent": 2,
+        "tune.metric": "val/loss", "tune.mode": "min",
     }  # fmt: skip
     return sweep(tmp_path_factory.mktemp("halved"), changes)
 
@@ -219,25 +225,14 @@ def test_a_changed_experiment_is_not_resumed(cut_short: Swept, changes: dict[str
         sweep(cut_short.folder, SLOW | changes, resume=True)
 
 
-def test_a_trial_lost_after_its_last_checkpoint_is_completed_by_a_resume(local_ray: None, tmp_path: Path) -> None:
+def test_a_trial_lost_after_its_last_checkpoint_is_completed_by_a_resume(resumed: Swept) -> None:
     """As when the machine goes down between the last epoch and the record's end."""
-    done = sweep(tmp_path, {"tune.trials": 1})
-    record = done.records["0001"]
-    write_record(done.store, f"{PREFIX}0001/", record.model_copy(update={"status": "running", "ended": None}))
-    again = sweep(tmp_path, {"tune.trials": 1}, resume=True)
-    assert again.records["0001"].status == "completed"
-    assert again.epochs("0001") == [1, 2, 3]
-    assert again.heard.ended == {"0001": ("completed", None)}
-
-
-def test_values_that_do_not_go_together_fail_their_own_trial(local_ray: None, tmp_path: Path) -> None:
-    """Each fold and each number of folds is possible; fold 3 of 2 is not."""
-    space = {"data.validation.folds": {"choice": [2, 4]}, "data.validation.fold": {"choice": [3]}}
-    changes = {"tune.search": "grid", "tune.space": space, "data.validation": {"by": "stratified", "folds": 4}}
-    swept = sweep(tmp_path, changes)
-    assert [record.status for record in swept.records.values()] == ["failed", "completed"]
-    assert "`fold` is 3, but 2 folds are counted 0 to 1" in (swept.records["0001"].error or "")
-    assert swept.sweep.winner == "0002"
+    record = resumed.records["0005"]
+    write_record(resumed.store, f"{PREFIX}0005/", record.model_copy(update={"status": "running", "ended": None}))
+    again = sweep(resumed.folder, SLOW | {"tune.trials": 5}, resume=True)
+    assert again.records["0005"].status == "completed"
+    assert again.epochs("0005") == [1, 2, 3]
+    assert again.heard.ended == {"0005": ("completed", None)}
 
 
 def test_more_cores_than_ray_has_are_refused_and_the_sweep_is_not_left_running(local_ray: None, tmp_path: Path) -> None:
