@@ -13,6 +13,7 @@ from tuneyard.trainers.experiment import TuneConfig
 from tuneyard.trainers.record import Metric
 
 SHOWN = 12
+GAP = 2
 
 
 class _Row:
@@ -90,14 +91,15 @@ class SweepView:
 
     def _table(self) -> Table:
         seconds = round(time.monotonic() - self._began)
-        table = Table(
-            title=f"{self._ended} of {self._trials} trials, {seconds // 60}:{seconds % 60:02}", title_justify="left"
-        )
-        best_heading = f"best {self._metric.name}"
-        # Where the terminal is narrow the parameters alone give way.
-        for heading, width in (("trial", 5), ("status", 11), ("epoch", 7), (best_heading, 6), ("images/s", 8)):
-            table.add_column(heading, no_wrap=True, min_width=max(width, len(heading)))
-        table.add_column("parameters", no_wrap=True, overflow="ellipsis")
+        title = f"{self._ended} of {self._trials} trials, {seconds // 60}:{seconds % 60:02}"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+        headings = {"trial": 5, "status": 11, "epoch": 7, self._metric.name: 6, "images/s": 8}
+        widths = {heading: max(width, len(heading)) for heading, width in headings.items()}
+        for heading, width in widths.items():
+            table.add_column(heading, no_wrap=True, min_width=width)
+        table.add_column("parameters", no_wrap=True)
+        # Where the terminal is narrow the parameters alone give way; rich would shorten every column.
+        room = max(self._console.width - sum(widths.values()) - GAP * len(widths), 1)
         sign = -1.0 if self._metric.mode == "max" else 1.0
 
         def order(item: tuple[str, _Row]) -> tuple[bool, float]:
@@ -106,14 +108,9 @@ class SweepView:
         for run_id, row in sorted(self._rows.items(), key=order)[:SHOWN]:
             best = "" if row.best is None else f"{row.best:.4f}"
             # Text, not str: a choice may be called `[red]`.
-            table.add_row(
-                run_id,
-                row.status,
-                f"{row.epoch}/{self._epochs}",
-                best,
-                f"{row.speed:,.0f}",
-                Text(_short(row.overrides)),
-            )
+            drawn = Text(_short(row.overrides))
+            drawn.truncate(room, overflow="ellipsis")
+            table.add_row(run_id, row.status, f"{row.epoch}/{self._epochs}", best, f"{row.speed:,.0f}", drawn)
         return table
 
 

@@ -1,6 +1,7 @@
 """`tuneyard tune`: a sweep, live in the terminal, and its table and report at the end."""
 
 import shlex
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from tuneyard.tune.history import read_earlier
 from tuneyard.tune.report import write_report
 from tuneyard.tune.sweep import SweepRequest, new_sweep_id, run_sweep
 
+CONNECT_S = 10.0
+
 
 def tune_command(
     path: Path, overrides: Sequence[str], *, resume: bool, sweep_id: str | None, address: str | None,
@@ -30,6 +33,8 @@ def tune_command(
     experiment = load_experiment(path, overrides)
     check_experiment(experiment, sweep=True)
     _check_resources(experiment, here=address is None)
+    if address is not None:
+        _check_address(address)
     store = open_experiment_store(experiment)
     chosen = sweep_to_resume(store, experiment.name, sweep_id) if resume else new_sweep_id()
     console = Console(highlight=False)
@@ -72,6 +77,20 @@ def _check_resources(experiment: Experiment, *, here: bool) -> None:
             f"resources.cpus_per_worker: {resources.cpus_per_worker} are asked for, and this machine has {cores}; "
             "give at most that, or the address of a cluster."
         )
+
+
+def _check_address(address: str) -> None:
+    """Raise ConfigError where nobody answers: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto, local and the like, which Ray knows better
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"There is no Ray cluster at {address}: {error}. Give the address of one (--address or RAY_ADDRESS), or "
+            "none to use this machine."
+        ) from error
 
 
 def _check_parts(experiment: Experiment, path: Path) -> None:

@@ -30,7 +30,8 @@ class Silent:
 class Shown:
     """A bar (in a terminal) or a line every few seconds, with loss, images/s and the time left of the whole run.
 
-    The heading comes with the first epoch, when all that could be refused has been looked at. The loss is fetched from the device at most twice a second, so that looking at it does not slow the steps.
+    The heading comes with the first epoch, when all that could be refused has been looked at. The loss is fetched from
+    the device at most twice a second, so that looking at it does not slow the steps.
     """
 
     def __init__(self, epochs: int, heading: str, console: Console | None = None) -> None:

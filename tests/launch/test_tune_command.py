@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,17 @@ def test_a_mistake_is_told_before_anything_starts(tmp_path: Path, changes: dict[
 def test_there_is_nothing_to_resume_before_the_first_sweep(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"There is no sweep of quadrants in .* nothing to resume"):
         tune(write_experiment(tmp_path, {}), resume=True)
+
+
+def test_a_cluster_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(ConfigError, match=f"There is no Ray cluster at {address}"):
+        tune_command(
+            write_experiment(tmp_path, {}), [], resume=False, sweep_id=None, address=address, report=None
+        )  # fmt: skip
+    assert not list((tmp_path / "runs").rglob("*.json"))
 
 
 @pytest.fixture

@@ -77,5 +77,5 @@ def test_values_are_those_of_the_epochs_that_have_the_metric(tmp_path: Path) -> 
     store = store_at(tmp_path)
     write_trial(store, "0001", 0.5)
     (trial,) = read_earlier(store, PREFIX)
-    rows = [{"epoch": 1, "val/accuracy": 0.5}, {"epoch": 2}, {"epoch": 3, "val/accuracy": 0.25}]
+    rows: list[dict[str, float]] = [{"epoch": 1, "val/accuracy": 0.5}, {"epoch": 2}, {"epoch": 3, "val/accuracy": 0.25}]
     assert EarlierTrial(trial.record, rows).values(ACCURACY) == [0.5, 0.25]

@@ -25,7 +25,7 @@ def config(
 
 def score(point: dict[str, Any]) -> float:
     """A hill at x 0.7, y 0.01, choice b; its top is 1."""
-    distance = (point["x"] - 0.7) ** 2 + (math.log10(point["y"]) + 2) ** 2 / 4
+    distance: float = (point["x"] - 0.7) ** 2 + (math.log10(point["y"]) + 2) ** 2 / 4
     return 1.0 - distance - (0.0 if point["z"] == "b" else 0.5)
 
 
