@@ -136,7 +136,9 @@ def _headline(comparison: Comparison, console: Console) -> None:
         f"{wanted} {comparison.metric.name}: {_metric(best.value)}, epoch {best.epoch} of {comparison.labels[0]}",
     )
     checkpoint = comparison.runs[0].checkpoint(comparison.metric)
-    _line(console, checkpoint or f"{comparison.runs[0].uri} (no checkpoint is kept)", "dim", wrap=True)
+    address = checkpoint or f"{comparison.runs[0].uri} (no checkpoint is kept)"
+    # An address wants to be copied: the terminal may wrap it, but no line is broken.
+    console.print(Text(address, "dim"), soft_wrap=True)
 
 
 def _columns(comparison: Comparison, shown: Sequence[tuple[str, Run]]) -> list[Column]:

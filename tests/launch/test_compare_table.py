@@ -33,7 +33,8 @@ RUNS = [f"t{number:04d}" for number in range(12)]
 def test_no_line_is_wider_than_the_terminal(tmp_path: Path, width: int) -> None:
     write_big_sweep(store_at(tmp_path), 12)
     lines = printed(tmp_path, width)
-    assert max(map(len, lines)) <= width
+    assert max(len(line) for line in lines if "://" not in line) <= width
+    assert sum("://" in line and "checkpoints" in line for line in lines) == 1, "the address is whole, on one line"
     assert len(table_of(lines)) == 12
 
 
