@@ -99,9 +99,11 @@ def compare(
 
 def run() -> None:
     """Entry point. A user's mistake is told without a traceback and exits 2; an obeyed signal exits 130."""
-    # Before torch is imported. Threads that spin while they wait make training many times slower as soon as anything
-    # else wants a core; benchmarks/shared_cores.py measures it, and what sleeping costs on an idle machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Before torch is imported, for GNU's OpenMP. Threads that spin long while they wait make training many times slower
+    # as soon as anything else wants a core; threads that sleep at once make it slower on an idle machine. So they spin
+    # for some tens of microseconds, then sleep: benchmarks/shared_cores.py measures both.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app(prog_name="tuneyard")
     except InterruptedRunError as error:

@@ -8,7 +8,7 @@ import pytest
 from tuneyard.cluster.seaweedfs import SeaweedServer
 
 # As the command line does, before any test imports torch: the machines of a test run are seldom idle.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @pytest.fixture(scope="session")
