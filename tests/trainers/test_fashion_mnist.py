@@ -73,7 +73,7 @@ def test_the_whole_set(tmp_path: Path) -> None:
         (folder / "train-images-idx3-ubyte.gz").is_file()
         for folder in fashion_mnist._folders(DataConfig(source="fashion-mnist"))
     ):
-        pytest.skip("Fashion-MNIST is not on this machine")
+        pytest.fail("Fashion-MNIST is not on this machine: install Debian's package dataset-fashion-mnist")
     source = fashion_mnist.load_fashion_mnist(DataConfig(source="fashion-mnist"), tmp_path, "")
     assert source.pool.labels[:3].tolist() == [9, 0, 0]
     assert source.test is not None
