@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait: as libgomp does by default, briefly, or not at all; on idle cores and with three neighbours.
+"""How OpenMP threads wait: as libgomp does by default, briefly, or not at all; on idle cores and with three neighbours.
 
 `tuneyard` sets GOMP_SPINCOUNT=10000 before torch is imported: this shows what that costs and what it saves.
 """
