@@ -115,10 +115,6 @@ class Engine:
             return value
         return broadcast_object_list([value])[0]
 
-    def wait_for_all(self) -> None:
-        """Wait until every worker is here."""
-        self._accelerator.wait_for_everyone()
-
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
         """The fp16 loss scaler, or None."""
