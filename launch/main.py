@@ -101,7 +101,8 @@ def run() -> None:
     """Entry point. A user's mistake is told without a traceback and exits 2; an obeyed signal exits 130."""
     # Before torch is imported, for GNU's OpenMP. Threads that spin long while they wait make training many times slower
     # as soon as anything else wants a core; threads that sleep at once make it slower on an idle machine. So they spin
-    # for some tens of microseconds, then sleep: benchmarks/shared_cores.py measures both.
+    # briefly, then sleep: twice the pace beside three busy processes and none lost on idle cores, but nothing gained
+    # beside one (benchmarks/shared_cores.py).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
