@@ -19,11 +19,11 @@ class Section(BaseModel):
 
 
 class ValidationConfig(Section):
-    """How the validation set is drawn from the training data: a share of it, or one of several folds."""
+    """How the validation set is drawn from the training data: a share of it, or each of several folds in turn."""
 
     split: Fraction | None = Field(None, description="Share of the samples held out, between 0 and 1.")
-    folds: int | None = Field(None, ge=2, le=100, description="Number of folds; `fold` says which one is held out.")
-    fold: int = Field(0, ge=0, description="The fold that is held out, counted from 0.")
+    folds: int | None = Field(None, ge=2, le=100, description="Number of folds; each is held out in turn.")
+    fold: int | None = Field(None, ge=0, description="Hold out this fold alone, counted from 0.")
     by: Literal["random", "stratified", "group"] = Field(
         "stratified",
         description="random; stratified (equal class shares); group (no group on both sides, still stratified).",
@@ -31,20 +31,31 @@ class ValidationConfig(Section):
     group_column: str | None = Field(None, description="CSV column, or npz array, that names each sample's group.")
     fold_column: str | None = Field(None, description="CSV column, or npz array, with each sample's fold, from 0.")
     seed: int = Field(0, ge=0, description="Seed of the draw; the training seed does not change the split.")
+    predictions: bool = Field(
+        False, description="Keep each validation sample's predicted probabilities; with all folds they always are."
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.split is not None and (self.folds is not None or self.fold_column is not None):
             raise ValueError("give either `split` or `folds` (or `fold_column`), not both")
-        if self.folds is not None and self.fold_column is not None:
-            raise ValueError("give either `folds` or `fold_column`: the column already says which folds there are")
-        if self.folds is not None and self.fold >= self.folds:
+        if self.folds is not None and self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"`fold` is {self.fold}, but {self.folds} folds are counted 0 to {self.folds - 1}")
         if self.by == "group" and self.group_column is None and self.fold_column is None:
             raise ValueError("`by: group` needs `group_column`: the column that names each sample's group")
         if self.group_column is not None and self.by != "group":
             raise ValueError(f"`group_column` is only used with `by: group`, but `by` is {self.by!r}")
         return self
+
+    @property
+    def held_out_fold(self) -> int:
+        """The fold that one run holds out."""
+        return self.fold or 0
+
+    @property
+    def every_fold(self) -> bool:
+        """Is each fold to be held out in turn, by a run of its own?"""
+        return self.folds is not None and self.fold is None
 
     @property
     def share(self) -> float:
@@ -90,6 +101,9 @@ class DataConfig(Section):
     normalize: Literal["auto"] | Normalization = Field("auto", description="auto: measured on the training images.")
     on_error: Literal["fail", "skip"] = Field("fail", description="A damaged image: stop, or skip and count it.")
     cache_dir: str | None = Field(None, description="Folder of decoded images; ~/.cache/tuneyard if unset.")
+    cache_gb: float | None = Field(
+        None, gt=0.0, description="Disk that decoded images may take; the longest unused go first. No limit if unset."
+    )
     download: bool = Field(True, description="May a built-in data set be downloaded when it is not on the disk?")
 
 
@@ -124,6 +138,17 @@ class ScheduleConfig(Section):
     final_ratio: float = Field(0.0, ge=0.0, le=1.0, description="Last learning rate, as a share of the peak.")
 
 
+class DeepSpeedConfig(Section):
+    """What the strategies zero1 to zero3 take beside their stage."""
+
+    offload: Literal["none", "optimizer", "all"] = Field(
+        "none", description="What lies in the CPU's memory: the optimizer's state, or (zero3) the parameters too."
+    )
+    config: str | None = Field(
+        None, description="A DeepSpeed JSON file of your own, from this file's folder; its stage is the strategy's."
+    )
+
+
 class TrainConfig(Section):
     """The training loop."""
 
@@ -131,10 +156,17 @@ class TrainConfig(Section):
     batch_size: int = Field(128, ge=1, description="The global batch: over all workers and accumulation steps.")
     accumulate: int = Field(1, ge=1, description="Micro-batches that each worker sums before a step.")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="fp16 scales the loss.")
-    strategy: Literal["ddp"] = Field("ddp", description="How several workers share the work.")
+    strategy: Literal["ddp", "zero1", "zero2", "zero3"] = Field(
+        "ddp", description="How workers share the work; zero1 to zero3 (DeepSpeed) also share the memory."
+    )
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     clip_norm: float | None = Field(None, gt=0.0, description="Clip the gradient's global norm to this.")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     channels_last: bool = Field(True, description="NHWC memory layout, faster for convolutions.")
+    on_out_of_memory: Literal["fail", "accumulate"] = Field(
+        "fail",
+        description="accumulate: a sweep retries the trial with half the micro-batch and twice train.accumulate.",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
 
@@ -168,18 +200,30 @@ class TrackingConfig(Section):
     directory: str = Field("runs/tracking", description="Local folder for offline archives and TensorBoard files.")
 
 
+class Prices(Section):
+    """What the hardware costs while it is held."""
+
+    gpu_hour: float = Field(0.0, ge=0.0, description="One GPU for an hour.")
+    cpu_hour: float = Field(0.0, ge=0.0, description="One core for an hour, where no GPU is priced.")
+    currency: str = "USD"
+
+
 class ResourcesConfig(Section):
     """What one trial gets."""
 
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="Worker processes; auto: one for each GPU here in `train`, one in `tune`."
     )
-    gpus_per_worker: Literal["auto"] | Annotated[int, Field(ge=0, le=1)] = Field(
-        "auto", description="auto: 1 where there is a GPU, else 0."
+    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        "auto", description="auto: 1 where there is a GPU, else 0. 0.25 puts four workers of a sweep on one GPU."
     )
     cpus_per_worker: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="auto: all of this machine's cores shared out among the workers in `train`, 1 in `tune`."
     )
+    memory_per_worker_gb: float | None = Field(
+        None, gt=0.0, description="A worker that holds more main memory than this (in 1e9 bytes) ends its run."
+    )
+    prices: Prices | None = Field(None, description="Your own prices; a table of the package's otherwise.")
 
 
 class Domain(Section):
@@ -200,14 +244,16 @@ class Domain(Section):
         None, description="low, high, step"
     )
     choice: Annotated[list[Scalar | list[Any] | dict[str, Any]], Field(min_length=1)] | None = None
+    when: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict,
+        description="Only searched where these keys of the space have this value, or one of these.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        given = [name for name in self.kinds() if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"give exactly one of {', '.join(type(self).model_fields)}; given: {', '.join(given) or 'none'}"
-            )
+            raise ValueError(f"give exactly one of {', '.join(self.kinds())}; given: {', '.join(given) or 'none'}")
         kind, values = given[0], getattr(self, given[0])
         if kind == "choice":
             return self
@@ -219,15 +265,35 @@ class Domain(Section):
             raise ValueError(f"{kind}: the step {values[2]} must be above 0 and at most the width of the range")
         return self
 
+    @classmethod
+    def kinds(cls) -> list[str]:
+        """The ways to write a domain."""
+        return [name for name in cls.model_fields if name != "when"]
+
     @property
     def kind(self) -> str:
         """The name of the one kind that is set."""
-        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+        return next(name for name in self.kinds() if getattr(self, name) is not None)
 
     @property
     def values(self) -> list[Any]:
         """The bounds (and step), or the choices."""
         return list(getattr(self, self.kind))
+
+
+class BudgetConfig(Section):
+    """Where a sweep ends, whatever is left to try."""
+
+    hours: float | None = Field(None, gt=0.0, description="Wall-clock hours, over all its resumes.")
+    gpu_hours: float | None = Field(None, gt=0.0, description="GPUs times the hours that trials held them.")
+    money: float | None = Field(None, gt=0.0, description="By resources.prices, in their currency.")
+
+
+class ConfirmConfig(Section):
+    """The best trials once more, over seeds, before a winner is named."""
+
+    top: int = Field(3, ge=2, le=50)
+    seeds: int = Field(5, ge=2, le=100)
 
 
 class TuneConfig(Section):
@@ -236,10 +302,27 @@ class TuneConfig(Section):
     metric: str = Field("val/accuracy", description="What trials are compared by.")
     mode: Literal["min", "max"] = "max"
     trials: int = Field(16, ge=1, description="Trials to run; with `grid`, at most this many grid points.")
-    search: Literal["random", "grid", "tpe"] = "tpe"
-    scheduler: Literal["asha", "none"] = "asha"
-    grace_epochs: int = Field(1, ge=1, description="asha: epochs that every trial gets.")
-    reduction_factor: int = Field(3, ge=2, description="asha: one in this many goes on from each rung.")
+    objectives: dict[str, Literal["min", "max"]] = Field(
+        default_factory=dict,
+        description="Further objectives, such as images_per_s: max; the report has the Pareto front.",
+    )
+    search: str = Field("tpe", description="random, grid, tpe, gp, cmaes, or task.py:MySearch.")
+    scheduler: Literal["asha", "hyperband", "median", "pbt", "pb2", "none"] = "asha"
+    grace_epochs: int = Field(1, ge=1, description="asha, hyperband, median: epochs that every trial gets.")
+    reduction_factor: int = Field(3, ge=2, description="asha, hyperband: one in this many goes on from each rung.")
+    perturb_epochs: int = Field(1, ge=1, description="pbt, pb2: epochs between a member's comparisons with the others.")
+    quantile: float = Field(0.25, gt=0.0, le=0.5, description="pbt, pb2: the share at the bottom that copies the top.")
+    points: list[dict[str, Any]] = Field(
+        default_factory=list, description="Values to try first; missing keys are drawn."
+    )
+    fold_p_value: float = Field(
+        0.2, gt=0.0, lt=1.0, description="Drop a trial whose folds fall behind the best one's at this level (Wilcoxon)."
+    )
+    max_failures: int = Field(
+        3, ge=0, description="Times that a run may fail and be taken up again; preemptions are free."
+    )
+    budget: BudgetConfig = BudgetConfig()
+    confirm: ConfirmConfig | None = None
     concurrent: int | None = Field(None, ge=1, description="Trials at a time; as many as the resources allow if unset.")
     seed: int = Field(0, ge=0)
     space: dict[str, Domain] = Field(min_length=1, description="Path of a key in this file -> the values to try.")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tuneyard.trainers.errors import MissingKeyError, StoreError
 from tuneyard.trainers.store import Store
 
-RunStatus = Literal["running", "completed", "stopped", "interrupted", "failed"]
+RunStatus = Literal["running", "paused", "completed", "stopped", "interrupted", "failed"]
 SweepStatus = Literal["running", "completed", "interrupted", "failed"]
 Record = TypeVar("Record", bound="Recorded")
 
@@ -68,14 +68,22 @@ class Memory(Recorded):
 
 
 class RunRecord(Recorded):
-    """`run.json`."""
+    """`run.json`.
+
+    A trial of a sweep is one run, or several that differ in `part`: {"fold": k} or {"seed": s}; `trial_id` is theirs in
+    common. `cloned_from`: run ids that population-based training copied this one's state from, oldest first.
+    """
 
     format: int = 1
     run_id: str
     name: str
     sweep_id: str | None = None
+    trial_id: str | None = None
+    part: dict[str, int] = Field(default_factory=dict)
     status: RunStatus = "running"
     error: str | None = None
+    out_of_memory: bool = False
+    cloned_from: list[str] = Field(default_factory=list)
     metric: Metric
     experiment: dict[str, Any]
     overrides: dict[str, Any] = Field(default_factory=dict)

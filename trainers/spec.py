@@ -26,6 +26,12 @@ class TrialSpec(Section):
     experiment: Experiment
     overrides: dict[str, Any] = Field(default_factory=dict, description="Key path -> value sampled by the sweep.")
     sweep_id: str | None = None
+    trial_id: str | None = Field(None, description="The trial that this run is (a part of).")
+    part: dict[str, int] = Field(
+        default_factory=dict, description="Which part: {fold: k} or {seed: s}; none: all of it."
+    )
+    until_epoch: int | None = Field(None, description="Pause after this epoch, saved, to go on or be dropped later.")
+    clone_of: str | None = Field(None, description="Begin from the newest checkpoint of this run of the same sweep.")
     project_dir: str = Field(description="Folder of the experiment file: task.py and relative data paths start here.")
     store_uri: str = Field(description="file:///PATH or s3://bucket/prefix, absolute.")
     tracking_dir: str = Field(description="Absolute local folder for Comet archives and TensorBoard files.")

@@ -48,9 +48,9 @@ def draw_split(samples: Samples, config: ValidationConfig, n_classes: int) -> Sp
 
 def _asked(config: ValidationConfig) -> str:
     if config.fold_column is not None:
-        return f"fold {config.fold} of column {config.fold_column}"
+        return f"fold {config.held_out_fold} of column {config.fold_column}"
     if config.folds is not None:
-        return f"fold {config.fold} of {config.folds}"
+        return f"fold {config.held_out_fold} of {config.folds}"
     return f"a share of {config.share:g}"
 
 
@@ -69,7 +69,7 @@ def _held_out(samples: Samples, config: ValidationConfig, n_classes: int) -> Arr
     if config.folds is not None:
         # Sorted by stratum and dealt out like cards: each fold gets its share of each, and sizes differ by one at most.
         dealt = order[np.argsort(strata[order], kind="stable")]
-        held_out[dealt[config.fold :: config.folds]] = True
+        held_out[dealt[config.held_out_fold :: config.folds]] = True
         return held_out
     counts = np.bincount(strata, minlength=1)
     for stratum, quota in enumerate(_quotas(counts, config.share)):
@@ -94,10 +94,12 @@ def _quotas(counts: Array, share: float) -> Array:
 def _given_fold(samples: Samples, config: ValidationConfig) -> Array:
     if samples.folds is None:
         raise DataError(f"data.validation.fold_column is {config.fold_column}, but the data has no folds.")
-    held_out: Array = samples.folds == config.fold
+    held_out: Array = samples.folds == config.held_out_fold
     if not held_out.any():
         found = ", ".join(str(fold) for fold in np.unique(samples.folds))
-        raise DataError(f"data.validation.fold is {config.fold}, but column {config.fold_column} has only {found}.")
+        raise DataError(
+            f"data.validation.fold is {config.held_out_fold}, but column {config.fold_column} has only {found}."
+        )
     return held_out
 
 
@@ -118,7 +120,7 @@ def _by_group(samples: Samples, config: ValidationConfig, n_classes: int) -> Arr
     shares = counts / np.maximum(counts.sum(axis=0), 1.0)
     order = permutation(len(names), config.seed, 0, "split")
     if config.folds is not None:
-        chosen = _group_folds(shares, order, config.folds) == config.fold
+        chosen = _group_folds(shares, order, config.folds) == config.held_out_fold
     else:
         chosen = _group_share(shares, order, config.share)
         if not chosen.any():
