@@ -1,4 +1,4 @@
-"""`tuneyard compare` in the terminal: a table of runs, best first, that gives up columns rather than wrap."""
+"""`tuneyard compare` in the terminal: a table of trials, best first, that gives up columns rather than wrap."""
 
 import json
 import math
@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tuneyard.tune.comparison import Comparison
-from tuneyard.tune.run_folders import Run
+from tuneyard.trainers.record import Metric
+from tuneyard.tune.comparison import Comparison, currency
+from tuneyard.tune.confirm import Confirmation
+from tuneyard.tune.trial_runs import TrialRuns
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 16
@@ -22,7 +24,11 @@ GAP = 2
 # Settings beyond these give way to the status and the time, not the other way round.
 FIRST_SETTINGS = 3
 NONE = "—"
-STYLES = {"completed": "green", "stopped": "yellow", "running": "cyan", "interrupted": "magenta", "failed": "red"}
+ON_FRONT = "★"
+STYLES = {
+    "completed": "green", "stopped": "yellow", "paused": "blue", "running": "cyan", "interrupted": "magenta",
+    "failed": "red",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +47,12 @@ class Column:
 
 
 def render(comparison: Comparison, console: Console, limit: int | None = None) -> None:
-    """Print the comparison: a headline, the first `limit` runs (all if None), the failed ones, and cautions."""
+    """Print the comparison: a headline, the first `limit` trials (all if None), the failed ones, and cautions."""
     _headline(comparison, console)
     listed = [
-        (label, run)
-        for label, run in zip(comparison.short_labels, comparison.runs, strict=True)
-        if run.record.status != "failed" or run.best(comparison.metric)
+        (f"{label} {ON_FRONT}" if front else label, trial)
+        for label, front, trial in zip(comparison.short_labels, comparison.on_front, comparison.trials, strict=True)
+        if trial.status != "failed" or trial.bests(comparison.metric)
     ]
     shown = listed[:limit]
     if shown:
@@ -57,7 +63,8 @@ def render(comparison: Comparison, console: Console, limit: int | None = None) -
         if missing:
             _line(console, f"Not shown, for want of width: {', '.join(missing)}.", "dim", wrap=True)
     if len(shown) < len(listed):
-        _line(console, f"{len(listed) - len(shown)} more runs are not shown.", "dim")
+        _line(console, f"{len(listed) - len(shown)} more {_word(comparison)}s are not shown.", "dim")
+    _sweeps(comparison, console)
     _failures(comparison, console)
     for caution in (*comparison.cautions, *comparison.unreadable):
         _line(console, f"! {caution}", "yellow", wrap=True)
@@ -121,50 +128,113 @@ def duration(seconds: float) -> str:
 
 def _headline(comparison: Comparison, console: Console) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
-    total = len(comparison.runs)
+    metric, total, word = comparison.metric, len(comparison.trials), _word(comparison)
+    runs = f" of {len(comparison.runs)} runs" if len(comparison.runs) > total else ""
     text = Text.assemble(
-        (comparison.name, "bold"), f" · {total} run{'' if total == 1 else 's'}: {counts or 'none yet'}"
+        (comparison.name, "bold"), f" · {total} {word}{'' if total == 1 else 's'}{runs}: {counts or 'none yet'}"
     )
     console.print(text)
-    best = comparison.runs[0].best(comparison.metric) if comparison.runs else None
-    if best is None:
-        _line(console, f"No run has a value of {comparison.metric.name} yet.")
+    best = comparison.trials[0] if comparison.trials else None
+    if best is None or not best.bests(metric):
+        _line(console, f"No run has a value of {metric.name} yet.")
         return
-    wanted = "highest" if comparison.metric.mode == "max" else "lowest"
-    _line(
-        console,
-        f"{wanted} {comparison.metric.name}: {_metric(best.value)}, epoch {best.epoch} of {comparison.labels[0]}",
-    )
-    checkpoint = comparison.runs[0].checkpoint(comparison.metric)
-    address = checkpoint or f"{comparison.runs[0].uri} (no checkpoint is kept)"
+    wanted = "highest" if metric.mode == "max" else "lowest"
+    epoch = best.first.best(metric) if len(best.runs) == 1 else None
+    where = f"epoch {epoch.epoch} of" if epoch else f"over {_folds(best, metric)} of"
+    _line(console, f"{wanted} {metric.name}: {_value(best, metric)}, {where} {comparison.labels[0]}")
+    address = best.checkpoint(metric) or f"{best.uri} (no checkpoint is kept)"
     # An address wants to be copied: the terminal may wrap it, but no line is broken.
     console.print(Text(address, "dim"), soft_wrap=True)
 
 
-def _columns(comparison: Comparison, shown: Sequence[tuple[str, Run]]) -> list[Column]:
-    metric, runs = comparison.metric, [run for _, run in shown]
-    bests = [run.best(metric) for run in runs]
-    epochs = [f"{best.epoch}/{len(run.epochs)}" if best else NONE for best, run in zip(bests, runs, strict=True)]
+def _columns(comparison: Comparison, shown: Sequence[tuple[str, TrialRuns]]) -> list[Column]:
+    metric, trials = comparison.metric, [trial for _, trial in shown]
     columns = [
-        Column("run", [_tail(label) for label, _ in shown], 0, "left"),
-        Column(metric.name, [_metric(best.value if best else None) for best in bests], 0),
-        Column("epoch", epochs, 4),
-        Column("status", [run.record.status for run in runs], 3, "left"),
+        Column(_word(comparison), [_tail(label) for label, _ in shown], 0, "left"),
+        Column(metric.name, [_value(trial, metric) for trial in trials], 0),
     ]
+    columns += [
+        Column(other.name, [_objective(trial.objective(other.name, metric)) for trial in trials], 1)
+        for other in comparison.objectives
+    ]
+    if any(trial.wanted > 1 for trial in trials):
+        columns.append(Column("folds", [_folds(trial, metric) for trial in trials], 1))
+    columns.append(Column("epoch", [_epoch(trial, metric) for trial in trials], 4))
+    columns.append(Column("status", [trial.status for trial in trials], 3, "left"))
+    return columns + _setting_columns(comparison, trials) + _progress_columns(metric, trials)
+
+
+def _setting_columns(comparison: Comparison, trials: Sequence[TrialRuns]) -> list[Column]:
+    columns = []
     titles = short_names(comparison.differing)
     for place, (key, title) in enumerate(zip(comparison.differing, titles, strict=True)):
-        values = [run.setting(key) for run in runs]
+        values = [trial.first.setting(key) for trial in trials]
         words = any(isinstance(value, str | list | dict) for value in values)
         rank = 2 if place < FIRST_SETTINGS else 6
         columns.append(Column(title, [show(value) for value in values], rank, "left" if words else "right"))
-    columns.append(Column("last", [_metric(run.last.get(metric.name)) for run in runs], 8))
-    if metric.name != "val/loss" and any("val/loss" in run.last for run in runs):
-        columns.append(Column("val/loss", [_metric(run.last.get("val/loss")) for run in runs], 7))
-    columns.append(Column("time", [duration(run.train_s) for run in runs], 5))
-    columns.append(Column("images/s", [_rate(run.images_per_s) for run in runs], 9))
-    if any(len(run.epochs) > 1 for run in runs):
-        columns.append(Column("curve", [sparkline(_shortened(run.values(metric.name))) for run in runs], 10, "left"))
     return columns
+
+
+def _progress_columns(metric: Metric, trials: Sequence[TrialRuns]) -> list[Column]:
+    columns = [Column("last", [_metric(trial.last.get(metric.name)) for trial in trials], 8)]
+    if metric.name != "val/loss" and any("val/loss" in trial.last for trial in trials):
+        columns.append(Column("val/loss", [_metric(trial.last.get("val/loss")) for trial in trials], 7))
+    columns.append(Column("time", [duration(trial.train_s) for trial in trials], 5))
+    columns.append(Column("images/s", [_rate(trial.images_per_s) for trial in trials], 9))
+    curves = [trial.curve(metric.name) for trial in trials]
+    if any(len(curve) > 1 for curve in curves):
+        columns.append(Column("curve", [sparkline(_shortened(curve)) for curve in curves], 10, "left"))
+    return columns
+
+
+def _word(comparison: Comparison) -> str:
+    """What a row is: a run, or a trial where some have several."""
+    return "trial" if len(comparison.runs) > len(comparison.trials) else "run"
+
+
+def _value(trial: TrialRuns, metric: Metric) -> str:
+    std = trial.std(metric)
+    return _metric(trial.value(metric)) + (f" ± {_metric(std)}" if std is not None else "")
+
+
+def _folds(trial: TrialRuns, metric: Metric) -> str:
+    """`5 folds`, or `3/5 folds` where some have no value (yet); `4 runs` of repeats that are not folds."""
+    count, kind = len(trial.bests(metric)), "folds" if "fold" in trial.first.record.part else "runs"
+    return f"{count} {kind}" if count >= trial.wanted else f"{count}/{trial.wanted} {kind}"
+
+
+def _epoch(trial: TrialRuns, metric: Metric) -> str:
+    """The best epoch of those trained; of several runs, how many epochs the longest has."""
+    longest = max(len(run.epochs) for run in trial.runs)
+    best = trial.first.best(metric)
+    if best is None:
+        return NONE
+    return f"{best.epoch}/{longest}" if len(trial.runs) == 1 else str(longest)
+
+
+def _sweeps(comparison: Comparison, console: Console) -> None:
+    """What the sweeps came to beyond their best trial: the front, the confirmation, and what ended them."""
+    if any(comparison.on_front):
+        names = ", ".join(f"{each.name} ({each.mode})" for each in (comparison.metric, *comparison.objectives))
+        _line(console, f"{ON_FRONT} on the Pareto front of {names}", wrap=True)
+    for sweep in comparison.sweeps:
+        if sweep.confirmation is not None:
+            _confirmation(Confirmation.model_validate(sweep.confirmation), console)
+        if sweep.ended_by is not None:
+            _line(console, f"ended: {sweep.ended_by}", wrap=True)
+        units = {"hours": "hours", "gpu_hours": "GPU-hours", "money": currency(sweep)}
+        used = [f"{show(float(sweep.spent[key]))} {unit}" for key, unit in units.items() if sweep.spent.get(key)]
+        if used:
+            _line(console, f"spent: {', '.join(used)}", wrap=True)
+
+
+def _confirmation(confirmation: Confirmation, console: Console) -> None:
+    _line(console, f"\nconfirmed over {len(confirmation.seeds)} seeds", "bold")
+    width = max((cell_len(trial.trial_id) for trial in confirmation.trials), default=0)
+    for trial in confirmation.trials:
+        spread = f" ± {_metric(trial.std)}" if trial.std is not None else ""
+        _line(console, f"{trial.trial_id:<{width}}  {_metric(trial.mean)}{spread}")
+    _line(console, confirmation.verdict.sentence, wrap=True)
 
 
 def _table(console: Console, columns: list[Column]) -> None:
@@ -182,9 +252,10 @@ def _table(console: Console, columns: list[Column]) -> None:
 
 def _failures(comparison: Comparison, console: Console) -> None:
     causes: dict[str, list[str]] = {}
-    for label, run in sorted(zip(comparison.short_labels, comparison.runs, strict=True), key=lambda pair: pair[0]):
-        if run.record.status == "failed":
-            causes.setdefault(run.cause or "no cause was recorded", []).append(label)
+    for label, trial in sorted(zip(comparison.short_labels, comparison.trials, strict=True), key=lambda pair: pair[0]):
+        if trial.status == "failed":
+            cause = trial.failed.cause if trial.failed else None
+            causes.setdefault(cause or "no cause was recorded", []).append(label)
     if causes:
         _line(console, "\nfailed", "bold red")
     for cause, labels in causes.items():
@@ -202,6 +273,11 @@ def _metric(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return NONE if value is None else str(value)
     return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.3e}"
+
+
+def _objective(value: float | None) -> str:
+    """As a metric, but thousands (of images per second, of bytes) as whole numbers."""
+    return f"{value:,.0f}" if value is not None and 1000 <= abs(value) < math.inf else _metric(value)
 
 
 def _tail(label: str) -> str:

@@ -55,7 +55,23 @@ def tune(
     experiment: ExperimentFile,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Run what is missing of the newest sweep.")] = False,
-    sweep: Annotated[str | None, typer.Option("--sweep", metavar="ID", help="With --resume: which sweep.")] = None,
+    grow: Annotated[
+        int | None,
+        typer.Option(
+            "--grow", metavar="N", min=1,
+            help="Add N trials to the newest sweep; its tune section may have changed, and what fits is learned from.",
+        ),
+    ] = None,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--warm-start", metavar="SWEEP",
+            help="Learn from another sweep first: an id of this experiment's, or a folder or URI. May be repeated.",
+        ),
+    ] = None,
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", metavar="ID", help="With --resume or --grow: which sweep.")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster; without it, a Ray on this machine.")
     ] = None,
@@ -65,8 +81,29 @@ def tune(
     from tuneyard.launch.tune_command import tune_command
 
     tune_command(
-        experiment, overrides or [], resume=resume or sweep is not None, sweep_id=sweep, address=address, report=report
-    )
+        experiment, overrides or [], resume=resume or sweep is not None or grow is not None, grow=grow,
+        warm_start=warm_start or [], sweep_id=sweep, address=address, report=report,
+    )  # fmt: skip
+
+
+@app.command()
+def plan(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    configs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Measure so many of the configurations that the sweep may try.")
+    ] = 4,
+    steps: Annotated[int, typer.Option(min=3, metavar="N", help="Time so many training steps of each.")] = 30,
+    parallel: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Runs at a time where the sweep will run; here: what fits."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Say what a sweep would do, take and cost, and how sure that is. Measures a few steps here; starts nothing."""
+    from tuneyard.launch.plan_command import plan_command
+
+    plan_command(experiment, overrides or [], configs=configs, steps=steps, parallel=parallel, as_json=as_json)
 
 
 @app.command()

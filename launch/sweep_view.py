@@ -54,7 +54,12 @@ class SweepView:
             self._live.stop()
 
     def trial_began(self, run_id: str, overrides: dict[str, Any]) -> None:
-        """A trial got its resources."""
+        """A run got its resources, for the first time or once more."""
+        known = self._rows.get(run_id)
+        if known is not None:
+            known.status, known.overrides = "running", overrides
+            self._show(f"trial {run_id} goes on after epoch {known.epoch}: {_short(overrides)}")
+            return
         self._rows[run_id] = _Row(overrides)
         self._show(f"trial {run_id} began: {_short(overrides)}")
 
@@ -67,8 +72,15 @@ class SweepView:
         shown.epoch, shown.speed = int(row["epoch"]), row["images_per_s"]
         self._show(None)
 
+    def trial_retried(self, run_id: str, error: str) -> None:
+        """A run failed, and waits to be taken up again."""
+        shown = self._rows[run_id]
+        shown.status = "waiting"
+        cause = error.splitlines()[0] if error else "it failed"
+        self._show(f"trial {run_id} failed after epoch {shown.epoch} and is tried again: {cause}", lasting=True)
+
     def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
-        """A trial ended, one way or another."""
+        """A run ended, one way or another, or was paused."""
         shown = self._rows[run_id]
         shown.status = status
         best = "-" if shown.best is None else f"{shown.best:.4f}"
@@ -81,7 +93,7 @@ class SweepView:
 
     @property
     def _ended(self) -> int:
-        return self._ended_before + sum(row.status != "running" for row in self._rows.values())
+        return self._ended_before + sum(row.status not in ("running", "waiting") for row in self._rows.values())
 
     def _show(self, line: str | None, *, lasting: bool = False) -> None:
         if self._live:

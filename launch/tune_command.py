@@ -13,7 +13,7 @@ from tuneyard.launch.request import base_spec, open_experiment_store, sweep_to_r
 from tuneyard.launch.sweep_view import SweepView
 from tuneyard.trainers.checks import check_augment, check_experiment, check_task_and_model
 from tuneyard.trainers.errors import ConfigError, InterruptedRunError
-from tuneyard.trainers.experiment import Experiment
+from tuneyard.trainers.experiment import Experiment, Prices
 from tuneyard.trainers.loading import load_experiment
 from tuneyard.trainers.record import SweepRecord
 from tuneyard.trainers.signals import StopSignals
@@ -26,8 +26,8 @@ CONNECT_S = 10.0
 
 
 def tune_command(
-    path: Path, overrides: Sequence[str], *, resume: bool, sweep_id: str | None, address: str | None,
-    report: Path | None,
+    path: Path, overrides: Sequence[str], *, resume: bool, grow: int | None, warm_start: Sequence[str],
+    sweep_id: str | None, address: str | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Check everything, run the sweep, and say what came out."""
     experiment = load_experiment(path, overrides)
@@ -39,12 +39,16 @@ def tune_command(
     chosen = sweep_to_resume(store, experiment.name, sweep_id) if resume else new_sweep_id()
     console = Console(highlight=False)
     _check_parts(experiment, path)
+    prices = _prices(experiment, here=address is None)
     base = base_spec(experiment, path, chosen, resume=False, progress=False)
     with StopSignals("Stopping the sweep: its trials save first. Ctrl-C again leaves at once.") as signals:
-        request = SweepRequest(base, chosen, resume, address, signals.asked)
+        request = SweepRequest(
+            base, chosen, resume, address, signals.asked, grow=grow, warm_start=tuple(warm_start), prices=prices
+        )
         console.print(f"{experiment.name}: sweep {chosen} -> {base.store_uri}/{request.prefix}", soft_wrap=True)
-        ended = sum(trial.ended for trial in read_earlier(store, request.prefix))
-        with SweepView(request.config, experiment.train.epochs, console, trials=request.trials, ended=ended) as view:
+        earlier = read_earlier(store, request.prefix)
+        ended, runs = sum(run.ended for run in earlier), _runs_in_all(request, len(earlier))
+        with SweepView(request.config, experiment.train.epochs, console, trials=runs, ended=ended) as view:
             record = run_sweep(request, view)
     target = f"{base.store_uri}/{request.prefix}"
     comparison = compare([target], endpoint_url=experiment.checkpoint.endpoint_url, region=experiment.checkpoint.region)
@@ -62,21 +66,51 @@ def tune_command(
 def _check_resources(experiment: Experiment, *, here: bool) -> None:
     """What a cluster has is known only once it is asked; what this machine has, at once."""
     resources = experiment.resources
-    if resources.workers not in ("auto", 1):
-        raise ConfigError(
-            f"resources.workers: {resources.workers} are asked for, and the trials of a sweep have one worker each; "
-            "`tuneyard train` takes several."
-        )
-    if not here or resources.cpus_per_worker == "auto":
+    if not here:
         return
     from tuneyard.trainers.session import available_cores  # imports torch
 
     cores = available_cores()
-    if resources.cpus_per_worker > cores:
+    workers = 1 if resources.workers == "auto" else resources.workers
+    each = 1 if resources.cpus_per_worker == "auto" else resources.cpus_per_worker
+    if workers * each > cores:
         raise ConfigError(
-            f"resources.cpus_per_worker: {resources.cpus_per_worker} are asked for, and this machine has {cores}; "
-            "give at most that, or the address of a cluster."
+            f"resources: {workers} worker(s) with cpus_per_worker {each} are asked for, and this machine has {cores} "
+            "core(s); give at most that, or the address of a cluster."
         )
+
+
+def _runs_in_all(request: SweepRequest, before: int) -> int:
+    """How many runs the sweep will have at most: a grid has no more than its points, and each fold is a run."""
+    config, validation = request.config, request.experiment.data.validation
+    trials = config.trials
+    if config.search == "grid":
+        from tuneyard.tune.space import grid  # imports Optuna
+
+        trials = min(trials, len(grid(config.space)))
+    folds = (validation.folds or 1) if validation.every_fold else 1
+    confirming = config.confirm.top * config.confirm.seeds * folds if config.confirm else 0
+    searched = before + request.grow * folds if request.grow is not None else trials * folds
+    return searched + confirming
+
+
+def _prices(experiment: Experiment, *, here: bool) -> Prices:
+    """The user's own prices or, where money limits the sweep, the table's for what this machine has."""
+    if experiment.resources.prices is not None:
+        return experiment.resources.prices
+    if experiment.tune is None or experiment.tune.budget.money is None:
+        return Prices()
+    import torch
+
+    from tuneyard.cluster.prices import price_of
+
+    on_gpu = experiment.resources.gpus_per_worker != 0 and torch.cuda.is_available()
+    price = price_of(torch.cuda.get_device_name(0) if on_gpu else None) if here else None
+    if price is None:
+        raise ConfigError(
+            "tune.budget.money: what an hour costs there is not known. Give resources.prices: {gpu_hour: …, cpu_hour: …}."
+        )
+    return Prices(gpu_hour=price.gpu_hour, cpu_hour=price.cpu_hour, currency=price.currency)
 
 
 def _check_address(address: str) -> None:
@@ -110,9 +144,15 @@ def _summarize(record: SweepRecord, target: str, experiment: Experiment, console
     if record.winner is None:
         console.print("No trial came to a result.")
         return
+    if record.ended_by:
+        console.print(record.ended_by, soft_wrap=True)
     console.print(f"winner: {record.winner}", soft_wrap=True)
+    if record.confirmation:
+        console.print(record.confirmation["verdict"]["sentence"], soft_wrap=True)
+    if record.pareto:
+        console.print(f"Pareto front: {', '.join(record.pareto)}", soft_wrap=True)
     for name, value in (record.winner_test or {}).items():
         console.print(f"{name} {value:.4f}")
     from tuneyard.launch.request import best_checkpoint
 
-    console.print(f"best checkpoint: {best_checkpoint(experiment, target, record.winner)}", soft_wrap=True)
+    console.print(f"best checkpoint: {best_checkpoint(experiment, target, record.winner_runs[0])}", soft_wrap=True)

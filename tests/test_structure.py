@@ -18,7 +18,7 @@ ROOMS = {
 
 ONLY_THERE = {
     "accelerate": {"trainers/engine.py", "trainers/tracking_sinks.py"},
-    "deepspeed": {"trainers/engine.py"},
+    "deepspeed": {"trainers/zero.py"},
     "boto3": {"trainers/s3.py"},
     "botocore": {"trainers/s3.py"},
     "albumentations": {"trainers/augment.py"},

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tuneyard.trainers.batched_augment import BatchedAugmenter, batched_steps
 from tuneyard.trainers.errors import ConfigError, choose_from
 from tuneyard.trainers.sample_order import philox
 
@@ -57,6 +58,17 @@ def check_pipeline(entries: Sequence[Entry], image_size: int, channels: int) -> 
                 )
 
 
+def make_augmenter(entries: Sequence[Entry], seed: int, shape: tuple[int, int, int]) -> "AnyAugmenter | None":
+    """What augments images of this shape [H, W, C]: on whole batches where every transform allows it, else one by one.
+
+    None without transforms. The same entries always get the same kind, so a resumed run sees the images it would have.
+    """
+    if not entries:
+        return None
+    steps = batched_steps(_build(entries, "data.augment"), shape)
+    return Augmenter(entries, seed) if steps is None else BatchedAugmenter(steps, seed)
+
+
 class Augmenter:
     """The transforms, in order, with draws that are a function of (seed, epoch, sample index) alone.
 
@@ -92,6 +104,12 @@ class Augmenter:
             data = transform(**data)
         return self._kept(image, data["image"])
 
+    def make(self, images: Array, epoch: int, indices: Array, out: Array) -> None:
+        """Write the augmented images at these positions of the pool, uint8 [n, H, W, C], into `out` [b, H, W, C]."""
+        for place, index in enumerate(indices.tolist()):
+            # A copy: some transforms write into what they are given, and the pool must stay as it is.
+            out[place] = self(images[index].copy(), epoch, index)
+
     def rehearse(self, image: Array, index: int) -> Array:
         """The same, slower, for a check before training: a transform that fails is named in a ConfigError."""
         self._reseed(0, index)
@@ -125,6 +143,9 @@ class Augmenter:
         inner["counter"][2] = index
         self._philox.state = self._state
         self._python.seed(self._seed << 128 | epoch << 64 | index)
+
+
+AnyAugmenter = Augmenter | BatchedAugmenter
 
 
 def _make_certain(transform: Any) -> None:

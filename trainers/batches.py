@@ -6,12 +6,14 @@ place to resume at, gives the same batches, bit for bit.
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from tuneyard.trainers.augment import Augmenter
+from tuneyard.trainers.ahead import made_ahead
+from tuneyard.trainers.augment import AnyAugmenter
 from tuneyard.trainers.dataset import Samples
 from tuneyard.trainers.errors import ConfigError, DataError
 from tuneyard.trainers.loader import LoaderProcesses, gather, make_images
@@ -57,7 +59,8 @@ class TrainBatches:
 
     batch_size: the global batch; rank r gets its samples r, r + world_size, … so shares differ by one sample where
     world_size does not divide it. An incomplete last batch is dropped (other samples miss out in each epoch), unless
-    it is the only one. processes: 0 makes batches inline. Go through one epoch at a time, and `close` at the end.
+    it is the only one. processes: 0 makes batches in this process, and `ahead` in a thread beside the training, for
+    training that leaves the cores to it. Go through one epoch at a time, and `close` at the end.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class TrainBatches:
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
-        augmenter: Augmenter | None = None,
+        augmenter: AnyAugmenter | None = None,
         processes: int = 0,
+        ahead: bool = False,
         pin_memory: bool = False,
     ) -> None:
         if batch_size < world_size:
@@ -86,6 +90,7 @@ class TrainBatches:
         self._rank, self._world_size = rank, world_size
         self._seed = seed
         self._augmenter = augmenter
+        self._ahead = ahead
         self._pin_memory = pin_memory
         self._running: Generator[Batch] | None = None
         self._processes: LoaderProcesses | None = None
@@ -115,12 +120,22 @@ class TrainBatches:
             order[step * self._size : (step + 1) * self._size][self._rank :: self._world_size]
             for step in range(start, self.steps_per_epoch)
         ]
+        if self._processes is None:
+            yield from (
+                made_ahead(partial(self._make, epoch), shares)
+                if self._ahead
+                else (self._make(epoch, share) for share in shares)
+            )
+            return
         for place, share in enumerate(shares):
-            if self._processes is not None and self._processes.ready:
+            if self._processes.ready:
                 yield from self._from_processes(self._processes, epoch, shares[place:])
                 return
-            images = make_images(self._samples.images, self._augmenter, epoch, share)
-            yield _batch(self._samples, images.pin_memory() if self._pin_memory else images, share)
+            yield self._make(epoch, share)
+
+    def _make(self, epoch: int, share: Array) -> Batch:
+        images = make_images(self._samples.images, self._augmenter, epoch, share, self._pin_memory)
+        return _batch(self._samples, images, share)
 
     def _from_processes(self, processes: LoaderProcesses, epoch: int, shares: list[Array]) -> Iterator[Batch]:
         made = processes.run((epoch, share) for share in shares)
@@ -154,6 +169,10 @@ class EvalBatches:
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self._size)
+
+    def blank(self) -> torch.Tensor:
+        """One black image [1, H, W, C], for a forward pass that is made for its own sake."""
+        return torch.zeros((1, *self._samples.images.shape[1:]), dtype=torch.uint8)
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self._indices), self._size):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tuneyard.trainers.augment import Augmenter
+from tuneyard.trainers.augment import Augmenter, make_augmenter
 from tuneyard.trainers.batches import EvalBatches, TrainBatches
 from tuneyard.trainers.checkpoints import Checkpoints
 from tuneyard.trainers.engine import Engine, seed_everything
@@ -32,11 +32,13 @@ def build_trainer(
     # Dropout differs between workers; the weights, made before, do not.
     seed_everything(config.seed, engine.rank)
     optimizer = build_optimizer(experiment.optimizer, engine.place(model))
-    augmenter = Augmenter(experiment.data.augment, seed=config.seed) if experiment.data.augment else None
+    augmenter = make_augmenter(experiment.data.augment, config.seed, data.pool.images.shape[1:])
+    # Whole batches are made faster than any of these networks trains; what goes image by image needs help.
+    processes = session.loader_processes if isinstance(augmenter, Augmenter) else 0
     train = TrainBatches(
         data.pool, data.split.train, batch_size=config.batch_size, rank=engine.rank, world_size=engine.world_size,
-        seed=config.seed, augmenter=augmenter, processes=session.loader_processes if augmenter else 0,
-        pin_memory=engine.device.type == "cuda",
+        seed=config.seed, augmenter=augmenter, processes=processes,
+        ahead=engine.device.type == "cuda", pin_memory=engine.device.type == "cuda",
     )  # fmt: skip
     validation = EvalBatches(data.pool, data.split.validation, config.batch_size, engine.rank, engine.world_size)
     prepared, wrapped = engine.prepare(model, optimizer)
@@ -52,7 +54,8 @@ def build_trainer(
 
 def count_parameters(trainer: Trainer) -> int:
     """Parameters of the model, trainable or not."""
-    return sum(parameter.numel() for parameter in trainer.model.parameters())
+    # Of a parameter that zero3 has shared out nothing is left but what DeepSpeed notes of it.
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trainer.model.parameters())
 
 
 def test_metrics(trainer: Trainer, data: LoadedData, checkpoints: Checkpoints, step: int) -> dict[str, float]:
@@ -60,7 +63,7 @@ def test_metrics(trainer: Trainer, data: LoadedData, checkpoints: Checkpoints, s
     assert data.test is not None, "asked only where there is a test set"
     engine = trainer.engine
     loaded = checkpoints.load_parts(("model",), step=step)
-    engine.unwrap(trainer.model).load_state_dict(loaded["model"])
+    engine.load_model(trainer.model, loaded["model"])
     indices = np.arange(len(data.test.labels))
     batches = EvalBatches(data.test, indices, trainer.config.batch_size, engine.rank, engine.world_size)
     return {name.replace("val/", "test/", 1): value for name, value in trainer.evaluate(batches).metrics.items()}

@@ -10,11 +10,16 @@ from tuneyard.trainers.loading import with_overrides
 
 MAY_CHANGE_ON_RESUME = (
     "tune", "checkpoint", "tracking", "resources", "train.epochs", "model.pretrained", "data.cache_dir",
-    "data.download",
+    "data.download", "train.strategy", "train.deepspeed",
 )  # fmt: skip
 LEAST_FAVOURABLE: dict[str, Callable[[list[Any]], Any]] = {
     "train.batch_size": min, "train.accumulate": max, "train.epochs": min, "schedule.warmup_epochs": max,
 }  # fmt: skip
+MAY_CHANGE_MIDWAY = (
+    "optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "optimizer.betas", "train.label_smoothing",
+    "train.clip_norm", "data.augment",
+)  # fmt: skip
+FEWEST_MEMBERS = 4
 FIXED_IN_A_SWEEP = ("name", "task", "data.source", "tune", "checkpoint", "tracking", "resources")
 
 
@@ -60,16 +65,19 @@ def check_task_and_model(experiment: Experiment, project_dir: Path, classes: Seq
         )
 
 
-def check_resumed(experiment: Experiment, before: Mapping[str, Any]) -> None:
+def check_resumed(experiment: Experiment, before: Mapping[str, Any], *, new_values: bool = False) -> None:
     """Raise CheckpointError where a run is to go on with another experiment than it began with.
+
+    new_values: what population-based training changes in the middle of a training may differ.
 
     A checkpoint brings its own learning rate and its place in the order of the samples, so that most changes would be
     ignored without a word, and some would mix two trainings.
     """
+    allowed = MAY_CHANGE_ON_RESUME + (MAY_CHANGE_MIDWAY if new_values else ())
     changed = [
         f"  {path}: was {old!r}, is {new!r}"
         for path, old, new in _differences(before, experiment.model_dump(mode="json"), "")
-        if not any(path == free or path.startswith(f"{free}.") for free in MAY_CHANGE_ON_RESUME)
+        if not any(path == free or path.startswith(f"{free}.") for free in allowed)
     ]
     if changed:
         raise CheckpointError(
@@ -138,7 +146,31 @@ def _sweep(experiment: Experiment, tune: TuneConfig) -> list[str]:
                 f"tune.space.{key}: {domain.kind} has no end of values, and tune.search is grid; give choice, randint "
                 "or a quantized range, or search: tpe."
             )
+    problems += _population(experiment, tune)
     return problems or _worst_trial(experiment, tune)
+
+
+def _population(experiment: Experiment, tune: TuneConfig) -> list[str]:
+    """What population-based training cannot do."""
+    if tune.scheduler not in ("pbt", "pb2"):
+        return []
+    problems = [
+        f"tune.space.{key}: tune.scheduler {tune.scheduler} changes values in the middle of a training, and this one "
+        f"cannot change then; allowed: {', '.join(MAY_CHANGE_MIDWAY)}. Or give scheduler: asha."
+        for key in tune.space
+        if not any(f"{key}.".startswith(f"{allowed}.") for allowed in MAY_CHANGE_MIDWAY)
+    ]
+    if tune.perturb_epochs >= experiment.train.epochs:
+        problems.append(
+            f"tune.perturb_epochs: {tune.perturb_epochs} leaves no comparison before the end, which is at epoch "
+            f"{experiment.train.epochs}; give less."
+        )
+    if tune.trials < FEWEST_MEMBERS:
+        problems.append(
+            f"tune.trials: {tune.trials} members are too few to copy the best of; tune.scheduler {tune.scheduler} "
+            f"needs at least {FEWEST_MEMBERS}."
+        )
+    return problems
 
 
 def _worst_trial(experiment: Experiment, tune: TuneConfig) -> list[str]:
@@ -146,7 +178,7 @@ def _worst_trial(experiment: Experiment, tune: TuneConfig) -> list[str]:
     drawn = {key: pick(_sample_values(tune, key)) for key, pick in LEAST_FAVOURABLE.items() if key in tune.space}
     worst = with_overrides(experiment, drawn)
     problems = _training(worst, workers=1) if drawn else []
-    if tune.scheduler == "asha" and tune.grace_epochs > worst.train.epochs:
+    if tune.scheduler in ("asha", "hyperband", "median") and tune.grace_epochs > worst.train.epochs:
         problems.append(
             f"tune.grace_epochs: {tune.grace_epochs} is more than train.epochs, which is {worst.train.epochs}."
         )

@@ -48,6 +48,10 @@ class Classification:
         """The class with the largest logit: [B, classes] -> [B]."""
         return outputs.argmax(dim=1)
 
+    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The softmax over the classes: [B, classes] -> float32 [B, classes]."""
+        return outputs.float().softmax(dim=1)
+
     def empty(self, device: torch.device) -> Sums:
         """Zeros. `confusion` is [classes, classes], rows the true class, columns the predicted one."""
         size = len(self.classes)

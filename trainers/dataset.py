@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tuneyard.trainers.array_images import fit_arrays
 from tuneyard.trainers.errors import ConfigError, DataError
 from tuneyard.trainers.experiment import DataConfig
-from tuneyard.trainers.image_files import cache_root, decode_files, resize
+from tuneyard.trainers.image_files import decode_files, open_cache
 from tuneyard.trainers.labels import encode_labels
 from tuneyard.trainers.sources import ArraySet, FileSet, Source, check_images, load_source, numbered
 
@@ -117,12 +118,14 @@ def _load_set(
     if isinstance(found, ArraySet):
         content = hashlib.sha256(repr(found.images.shape).encode())
         content.update(np.ascontiguousarray(found.images).data)
-        images = _fit(found.images, config.image_size, channels, config.source)
+        images = fit_arrays(
+            found.images, content.hexdigest(), config.image_size, channels, open_cache(config), config.source
+        )
         folds = None if found.folds is None else _whole_folds(found.folds, config.source)
         return Samples(images, found.labels, found.names, found.groups, folds), content.hexdigest(), []
     if channels not in ("auto", 1, 3):
         raise ConfigError(f"data.channels is {channels}; image files have 1 (grey) or 3 (RGB), or say auto.")
-    decoded = decode_files(found.paths, config.image_size, channels, cache_root(config), config.on_error)
+    decoded = decode_files(found.paths, config.image_size, channels, open_cache(config), config.on_error)
     kept = decoded.kept
     samples = Samples(
         images=decoded.images,
@@ -132,27 +135,6 @@ def _load_set(
         folds=None if found.folds is None else found.folds[kept],
     )
     return samples, decoded.digest, [SkippedFile(str(path), reason) for path, reason in decoded.failures]
-
-
-def _fit(images: Array, size: int, channels: Literal["auto"] | int, source: str) -> Array:
-    """uint8 [n, H, W] or [n, H, W, C] to [n, size, size, channels]; the same memory where nothing changes."""
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    count, height, width, given = images.shape
-    wanted = given if channels == "auto" else channels
-    if given != wanted and {given, wanted} != {1, 3}:
-        raise ConfigError(f"data.channels is {wanted}, but {source} has {given}. Give {given}, or auto.")
-    if (height, width, given) == (size, size, wanted):
-        return images
-    fitted = np.empty((count, size, size, wanted), dtype=np.uint8)
-    for position in range(count):
-        image = resize(np.ascontiguousarray(images[position]), size).reshape(size, size, given)
-        # Grey from colour by the weights of ITU-R BT.601, as image files are converted; colour from grey by repeating.
-        fitted[position] = np.rint(image @ _GREY_WEIGHTS) if wanted < given else image
-    return fitted
-
-
-_GREY_WEIGHTS = np.array([[0.299], [0.587], [0.114]])
 
 
 def _whole_folds(folds: Array, source: str) -> Array:

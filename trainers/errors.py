@@ -40,6 +40,10 @@ class DivergedError(TuneyardError):
     """The loss became NaN or infinite."""
 
 
+class OutOfMemoryError(TuneyardError):
+    """A worker holds more memory than the experiment allows it."""
+
+
 class InterruptedRunError(TuneyardError):
     """The run was asked to stop by a signal; what it had was saved."""
 

@@ -27,7 +27,7 @@ def evaluate_on_test(spec: TrialSpec, session: Session) -> dict[str, float]:
     best = checkpoints.best()
     if best is None:
         raise CheckpointError(f"{store.uri}/{spec.prefix} has no checkpoint with a metric.")
-    engine = Engine(spec.experiment.train, cpu=session.cpu)
+    engine = Engine(spec.experiment.train, cpu=session.cpu, project_dir=Path(spec.project_dir))
     trainer = build_trainer(spec, session, data, engine, Silent(), lambda: False)
     try:
         metrics = test_metrics(trainer, data, checkpoints, best.step)

@@ -1,13 +1,10 @@
 """Image files, decoded and resized once per machine into a memory-mapped array that every process shares."""
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +12,14 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from tuneyard.trainers.decoded_cache import Building, DecodedCache
 from tuneyard.trainers.errors import DataError
 from tuneyard.trainers.experiment import DataConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Part of every cache key: raise it when decoding changes.
-_FORMAT = 1
+# Part of every cache key: raise it when decoding changes, or the cache's files do.
+_FORMAT = 2
 _BLOCK = 256
 
 
@@ -48,26 +46,29 @@ def cache_root(config: DataConfig) -> Path:
     return Path(config.cache_dir).expanduser() if config.cache_dir else Path.home() / ".cache" / "tuneyard"
 
 
+def open_cache(config: DataConfig) -> DecodedCache:
+    """The decoded images that this config shares with others on this machine, within its limit."""
+    return DecodedCache(cache_root(config), None if config.cache_gb is None else int(config.cache_gb * 1e9))
+
+
 def decode_files(
-    paths: Sequence[Path], size: int, channels: Literal["auto"] | int, root: Path, on_error: Literal["fail", "skip"]
+    paths: Sequence[Path],
+    size: int,
+    channels: Literal["auto"] | int,
+    cache: DecodedCache,
+    on_error: Literal["fail", "skip"],
 ) -> DecodedFiles:
-    """The images of these files, `size` pixels square, from the cache under `root` or put there now.
+    """The images of these files, `size` pixels square, from the cache or put there now.
 
     Grey (1 channel) or RGB (3); auto is grey only if every image is. Alpha is dropped, 16 bits become 8, the EXIF
-    orientation is applied. A crash leaves no half cache, and processes that want the same one wait for the first.
-    Raises DataError that names the damaged, missing or unreadable files, unless `on_error` is skip.
+    orientation is applied. Raises DataError that names the damaged, missing or unreadable files, unless `on_error` is
+    skip; and where the cache has no room.
     """
-    folder = root / f"images-{_cache_key(paths, size, channels)}"
-    try:
-        if not folder.is_dir():
-            root.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.with_suffix(".lock")):
-                if not folder.is_dir():
-                    _build(folder, paths, size, channels, on_error)
-        index = json.loads((folder / "index.json").read_text())
-        images = np.load(folder / "images.npy", mmap_mode="r")
-    except OSError as error:
-        raise DataError(f"The cache folder {root} cannot be used: {error}. Set data.cache_dir to another.") from error
+
+    def build(entry: Building) -> dict[str, Any]:
+        return _build(entry, paths, size, channels, on_error)
+
+    images, index = cache.entry(_cache_key(paths, size, channels), f"{len(paths):,} images", build)
     failures = tuple((paths[position], reason) for position, reason in index["failures"])
     if failures and on_error == "fail":
         raise _refusal(failures, len(paths))
@@ -89,37 +90,25 @@ def _cache_key(paths: Sequence[Path], size: int, channels: Literal["auto"] | int
     return key.hexdigest()[:32]
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file; the system frees it when the process ends, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _build(
-    folder: Path, paths: Sequence[Path], size: int, channels: Literal["auto"] | int, on_error: Literal["fail", "skip"]
-) -> None:
-    """Decode everything into `folder`, which appears under its name only when it is whole."""
-    part = folder.with_suffix(".part")
-    # What a crashed process left; we hold the lock, so nobody is writing to it.
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    entry: Building,
+    paths: Sequence[Path],
+    size: int,
+    channels: Literal["auto"] | int,
+    on_error: Literal["fail", "skip"],
+) -> dict[str, Any]:
+    """Decode everything into `entry`; returns its index."""
     try:
-        try:
-            reasons, digests = _decode_all(part, paths, size, 1 if channels == "auto" else channels, channels == "auto")
-        except _HasColourError:
-            reasons, digests = _decode_all(part, paths, size, 3, False)
-        failures = [(position, reason) for position, reason in enumerate(reasons) if reason is not None]
-        if failures and (on_error == "fail" or len(failures) == len(paths)):
-            raise _refusal([(paths[position], reason) for position, reason in failures], len(paths))
-        if failures:
-            _drop_rows(part, [position for position, _ in failures])
-        digest = hashlib.sha256(b"".join(each for each in digests if each is not None)).hexdigest()
-        (part / "index.json").write_text(json.dumps({"failures": failures, "digest": digest}))
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        reasons, digests = _decode_all(entry, paths, size, 1 if channels == "auto" else channels, channels == "auto")
+    except _HasColourError:
+        reasons, digests = _decode_all(entry, paths, size, 3, False)
+    failures = [(position, reason) for position, reason in enumerate(reasons) if reason is not None]
+    if failures and (on_error == "fail" or len(failures) == len(paths)):
+        raise _refusal([(paths[position], reason) for position, reason in failures], len(paths))
+    if failures:
+        entry.drop([position for position, _ in failures])
+    digest = hashlib.sha256(b"".join(each for each in digests if each is not None)).hexdigest()
+    return {"failures": failures, "digest": digest}
 
 
 def _refusal(failures: Sequence[tuple[Path, str]], count: int) -> DataError:
@@ -132,12 +121,10 @@ def _refusal(failures: Sequence[tuple[Path, str]], count: int) -> DataError:
 
 
 def _decode_all(
-    part: Path, paths: Sequence[Path], size: int, channels: int, grey_only: bool
+    entry: Building, paths: Sequence[Path], size: int, channels: int, grey_only: bool
 ) -> tuple[list[str | None], list[bytes | None]]:
-    """Fill images.npy; for each path the reason why it failed, or None, and the SHA-256 of its bytes, or None."""
-    images = np.lib.format.open_memmap(
-        part / "images.npy", mode="w+", dtype=np.uint8, shape=(len(paths), size, size, channels)
-    )
+    """Fill the entry; for each path the reason why it failed, or None, and the SHA-256 of its bytes, or None."""
+    images = entry.images((len(paths), size, size, channels))
     reasons: list[str | None] = [None] * len(paths)
     digests: list[bytes | None] = [None] * len(paths)
 
@@ -154,11 +141,11 @@ def _decode_all(
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         futures = [pool.submit(decode_block, start) for start in range(0, len(paths), _BLOCK)]
         try:
-            for future in futures:
+            for number, future in enumerate(futures):
+                entry.progress(number * _BLOCK, len(paths))
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    images.flush()
     return reasons, digests
 
 
@@ -221,16 +208,3 @@ def resize(image: Array, size: int) -> Array:
         return image
     shrinks = image.shape[0] >= size and image.shape[1] >= size
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def _drop_rows(part: Path, failed: Sequence[int]) -> None:
-    """Write images.npy again without these rows."""
-    whole = np.load(part / "images.npy", mmap_mode="r")
-    kept = np.delete(np.arange(len(whole)), failed)
-    smaller = np.lib.format.open_memmap(
-        part / "kept.npy", mode="w+", dtype=np.uint8, shape=(len(kept), *whole.shape[1:])
-    )
-    for start in range(0, len(kept), _BLOCK):
-        smaller[start : start + _BLOCK] = whole[kept[start : start + _BLOCK]]
-    smaller.flush()
-    (part / "kept.npy").rename(part / "images.npy")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tuneyard.trainers.augment import Augmenter
+from tuneyard.trainers.augment import AnyAugmenter
 from tuneyard.trainers.errors import TuneyardError
 
 log = logging.getLogger(__name__)
@@ -24,23 +24,22 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Request = tuple[int, Array]  # the epoch, and positions in the pool
 
 
-def gather(images: Array, indices: Array) -> torch.Tensor:
+def gather(images: Array, indices: Array, pin_memory: bool = False) -> torch.Tensor:
     """The images at these positions, copied into one tensor, uint8 [b, H, W, C]."""
-    out = torch.empty((len(indices), *images.shape[1:]), dtype=torch.uint8)
+    out = torch.empty((len(indices), *images.shape[1:]), dtype=torch.uint8, pin_memory=pin_memory)
     # `clip` writes straight into `out`; the default makes a copy first. The positions were checked before.
     np.take(images, indices, axis=0, out=out.numpy(), mode="clip")
     return out
 
 
-def make_images(images: Array, augmenter: Augmenter | None, epoch: int, indices: Array) -> torch.Tensor:
+def make_images(
+    images: Array, augmenter: AnyAugmenter | None, epoch: int, indices: Array, pin_memory: bool = False
+) -> torch.Tensor:
     """The images at these positions, augmented for this epoch if there is an augmenter; uint8 [b, H, W, C]."""
     if augmenter is None:
-        return gather(images, indices)
-    out = torch.empty((len(indices), *images.shape[1:]), dtype=torch.uint8)
-    rows = out.numpy()
-    for place, index in enumerate(indices.tolist()):
-        # A copy: some transforms write into what they are given, and the pool must stay as it is.
-        rows[place] = augmenter(images[index].copy(), epoch, index)
+        return gather(images, indices, pin_memory)
+    out = torch.empty((len(indices), *images.shape[1:]), dtype=torch.uint8, pin_memory=pin_memory)
+    augmenter.make(images, epoch, indices, out.numpy())
     return out
 
 
@@ -85,7 +84,7 @@ def _open_handle(handle: Any, shape: tuple[int, ...]) -> Array:
 class _Maker(Dataset[torch.Tensor | TuneyardError]):
     """Answers whole requests, so that a loader process makes a batch and not a sample."""
 
-    def __init__(self, images: _SharedImages, augmenter: Augmenter | None) -> None:
+    def __init__(self, images: _SharedImages, augmenter: AnyAugmenter | None) -> None:
         # An array once it has come to a loader process; nothing is made of it before.
         self._images: Any = images
         self._augmenter = augmenter
@@ -142,7 +141,7 @@ class LoaderProcesses:
     caller makes its batches itself.
     """
 
-    def __init__(self, images: Array, augmenter: Augmenter | None, processes: int, pin_memory: bool) -> None:
+    def __init__(self, images: Array, augmenter: AnyAugmenter | None, processes: int, pin_memory: bool) -> None:
         context = multiprocessing.get_context("forkserver")
         # By name, since only augment.py imports it; a package that is missing is passed over.
         context.set_forkserver_preload(["tuneyard.trainers.loader", "cv2", "albumentations"])

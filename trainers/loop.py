@@ -15,6 +15,7 @@ from tuneyard.trainers.batches import Batch, EvalBatches, TrainBatches
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.errors import DivergedError, InterruptedRunError
 from tuneyard.trainers.experiment import TrainConfig
+from tuneyard.trainers.predictions import Predictions, join_shares
 from tuneyard.trainers.tasks import Task
 
 STEPS_BETWEEN_VOTES = 8
@@ -33,13 +34,17 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A pass over a set: its metrics, the sums behind them, and this worker's per-sample results."""
+    """A pass over a set: its metrics, the sums behind them, and this worker's per-sample results.
+
+    `kept`: every worker's probabilities, where they were asked for.
+    """
 
     metrics: dict[str, float]
     sums: dict[str, torch.Tensor]
     indices: np.ndarray
     predictions: np.ndarray
     losses: np.ndarray
+    kept: Predictions | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,9 @@ class Trainer:
         self, *, config: TrainConfig, engine: Engine, task: Task, model: nn.Module, optimizer: torch.optim.Optimizer,
         schedule: LRScheduler, train: TrainBatches, validation: EvalBatches,
         normalization: tuple[tuple[float, ...], tuple[float, ...]], should_stop: Callable[[], bool], watcher: Watcher,
+        keep_probabilities: bool = False,
     ) -> None:  # fmt: skip
+        self.keep_probabilities = keep_probabilities
         self.config, self.engine, self.task, self.watcher = config, engine, task, watcher
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.train, self.validation, self.should_stop = train, validation, should_stop
@@ -79,7 +86,7 @@ class Trainer:
         while self.epoch < self.config.epochs:
             first_images = self._train_epoch()
             row = self.task.summarize_training(self.engine.add_up(self._sums))
-            validation = self.evaluate(self.validation)
+            validation = self.evaluate(self.validation, keep=self.keep_probabilities)
             row |= validation.metrics
             self._refuse_nan("validation", validation.metrics)
             images = self.train.steps_per_epoch * self.train.global_batch_size
@@ -134,41 +141,56 @@ class Trainer:
             self.task.add_training(self._sums, outputs, targets, loss)
             total += loss.detach() * (len(targets) / len(labels))
         if self.config.clip_norm is not None:
-            self.engine.clip(self.model, self.config.clip_norm)
+            self.engine.clip(self.model, self.optimizer, self.config.clip_norm)
         self.engine.step(self.optimizer)
         self.schedule.step()
         # Kept on the device, so that no step waits to look at its own loss.
         self._losses[self.batch] = total
         return total
 
-    @torch.inference_mode()
-    def evaluate(self, batches: EvalBatches) -> Evaluation:
-        """Metrics of a whole set, over all workers."""
+    @torch.no_grad()  # and not inference_mode: zero3 keeps tensors that are made in here for the training
+    def evaluate(self, batches: EvalBatches, *, keep: bool = False) -> Evaluation:
+        """Metrics of a whole set, over all workers; `keep`: with every sample's probabilities."""
         self.model.eval()
+        model, missing = self.engine.for_evaluation(self.model), self.engine.missing_passes(len(batches))
         sums = self.task.empty(self.engine.device)
         parts: list[tuple[np.ndarray, torch.Tensor, torch.Tensor]] = []
+        kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         for batch in batches:
-            outputs = self.model(self.engine.inputs(batch.images, self._mean, self._inverse_std))
+            outputs = model(self.engine.inputs(batch.images, self._mean, self._inverse_std))
             labels = batch.labels.to(self.engine.device, non_blocking=True)
             losses = self.task.losses(outputs, labels)
             self.task.add_validation(sums, outputs, labels, losses)
             parts.append((batch.indices.numpy(), self.task.predict(outputs), losses))
+            if keep:
+                kept.append((self.task.probabilities(outputs), batch.labels))
+        for _ in range(missing):
+            model(self.engine.inputs(batches.blank(), self._mean, self._inverse_std))
         sums = self.engine.add_up(sums)
+        indices = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0, np.int64)
         return Evaluation(
             metrics=self.task.summarize_validation(sums),
             sums=sums,
-            indices=np.concatenate([part[0] for part in parts]) if parts else np.zeros(0, np.int64),
+            indices=indices,
             predictions=torch.cat([part[1] for part in parts]).cpu().numpy() if parts else np.zeros(0, np.int64),
             losses=torch.cat([part[2] for part in parts]).float().cpu().numpy() if parts else np.zeros(0, np.float32),
+            kept=self._of_all_workers(indices, kept) if keep else None,
         )
+
+    def _of_all_workers(self, indices: np.ndarray, kept: list[tuple[torch.Tensor, torch.Tensor]]) -> Predictions:
+        """These probabilities and labels, batch by batch, and those of the other workers. All workers must call it."""
+        # A worker may have no sample at all.
+        probabilities = torch.cat([part[0] for part in kept]).cpu() if kept else torch.zeros(0, self.task.outputs)
+        labels = torch.cat([part[1] for part in kept]) if kept else torch.zeros(0, dtype=torch.int64)
+        own = Predictions(indices, probabilities.numpy(), labels.numpy(), step=self.step)
+        return join_shares(self.engine.gather(own))
 
     def state(self) -> dict[str, Any]:
         """All that a trainer built alike needs to go on: a tree of tensors and plain values. All workers must ask."""
-        module = self.engine.unwrap(self.model)
         scaler = self.engine.scaler
         return {
-            "model": module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": self.engine.model_state(self.model),
+            "optimizer": self.engine.optimizer_state(self.optimizer),
             "progress": {
                 "epoch": self.epoch, "batch": self.batch, "step": self.step, "epoch_s": self._epoch_s,
                 "sums": self.engine.add_up(self._sums),
@@ -179,8 +201,8 @@ class Trainer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`; raises KeyError or RuntimeError where it is of another model."""
-        self.engine.unwrap(self.model).load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.engine.load_model(self.model, state["model"])
+        self.engine.load_optimizer(self.optimizer, state["optimizer"])
         progress = state["progress"]
         self.schedule.load_state_dict(progress["schedule"])
         if self.engine.scaler and progress["scaler"]:

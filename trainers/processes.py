@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
+from tuneyard.trainers.process_group import free_port
 from tuneyard.trainers.signals import StopSignals
 from tuneyard.trainers.spec import TrialSpec
 
@@ -33,7 +33,7 @@ def train_in_processes(spec: TrialSpec, workers: int, threads: int) -> None:
         path = Path(folder) / "spec.json"
         path.write_text(spec.model_dump_json())
         errors = [Path(folder) / f"worker-{rank}.txt" for rank in range(workers)]
-        port = _free_port()
+        port = free_port()
         processes = [_start(path, rank, workers, threads, port, errors[rank]) for rank in range(workers)]
         try:
             codes = _wait(processes, signals)
@@ -48,11 +48,9 @@ def train_in_processes(spec: TrialSpec, workers: int, threads: int) -> None:
 
 
 def _start(spec_path: Path, rank: int, workers: int, threads: int, port: int, errors: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers), "LOCAL_WORLD_SIZE": str(workers),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": str(threads),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "tuneyard.trainers.worker", str(spec_path), str(rank), str(threads)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    numbers = [str(number) for number in (rank, threads, workers, port)]
+    command = [sys.executable, "-m", "tuneyard.trainers.worker", str(spec_path), *numbers]
     with errors.open("wb") as stderr:
         # A session of its own: the terminal's Ctrl-C reaches this process alone, which passes it on once.
         return subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
@@ -100,10 +98,3 @@ def _last_words(codes: list[int | None], errors: list[Path]) -> str:
     how = f"was ended by {signal.Signals(-code).name}" if killed else f"ended with status {code}"
     hint = " (is there enough memory?)" if killed else ""
     return f"Worker {rank} of {len(codes)} {how}{hint}:\n{lines}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

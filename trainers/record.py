@@ -103,7 +103,12 @@ class RunRecord(Recorded):
 
 
 class SweepRecord(Recorded):
-    """`sweep.json`."""
+    """`sweep.json`.
+
+    `trials`: run ids. `winner`: a trial's id, and `winner_runs` the runs that make it (its folds). `pareto`: trial ids,
+    where there are several objectives. `ended_by`: which budget ended it. `grown_from`: the experiment's `tune`
+    sections of before it grew.
+    """
 
     format: int = 1
     sweep_id: str
@@ -114,8 +119,14 @@ class SweepRecord(Recorded):
     trials: list[str] = Field(default_factory=list)
     started: str
     ended: str | None = None
+    ended_by: str | None = None
     winner: str | None = None
+    winner_runs: list[str] = Field(default_factory=list)
     winner_test: dict[str, float] | None = None
+    pareto: list[str] = Field(default_factory=list)
+    confirmation: dict[str, Any] | None = None
+    spent: dict[str, float] = Field(default_factory=dict)
+    grown_from: list[dict[str, Any]] = Field(default_factory=list)
 
 
 def now() -> str:

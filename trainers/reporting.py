@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from tuneyard.trainers.errors import MissingKeyError
+from tuneyard.trainers.errors import MissingKeyError, StoreError
 from tuneyard.trainers.loop import EpochResult
+from tuneyard.trainers.predictions import Predictions, PredictionsWriter, keeps_predictions, read_predictions
 from tuneyard.trainers.record import BestEpoch, Memory, Metric, RunRecord, RunStatus, now, read_run, write_record
 from tuneyard.trainers.record_writer import RecordWriter
 from tuneyard.trainers.session import LoadedData, Session
@@ -38,6 +39,9 @@ class Reporter:
         self.record = record.model_copy(update={"tracking": tracked.model_dump(mode="json"), "best": best})
         self._writer = RecordWriter(store, spec.prefix)
         self._writer.write(self.record, self.rows)
+        keeps = keeps_predictions(spec.experiment.data.validation)
+        self._predictions = PredictionsWriter(store, spec.prefix) if keeps else None
+        self._predicted_step = _predicted_step(store, spec.prefix) if keeps and self.rows else None
         if spec.provenance.diff:
             store.put(spec.prefix + "git.diff", spec.provenance.diff.encode())
 
@@ -53,7 +57,21 @@ class Reporter:
         improved = best is not self.record.best
         self.record = self.record.model_copy(update={"train_s": self._spent_before_s + spent_s, "best": best})
         self._writer.write(self.record, self.rows)
+        if improved and result.validation.kept is not None:
+            self.keep_predictions(result.validation.kept)
         return improved
+
+    @property
+    def lacks_predictions(self) -> bool:
+        """Are predictions to be kept, and not those of the best epoch? A kill between two writes leaves it so."""
+        best = self.record.best
+        return self._predictions is not None and best is not None and best.step != self._predicted_step
+
+    def keep_predictions(self, predictions: Predictions) -> None:
+        """Write these in the background, in place of those before."""
+        if self._predictions is not None:
+            self._predictions.write(predictions)
+            self._predicted_step = predictions.step
 
     def show_inputs(self, images: np.ndarray, step: int) -> None:
         """Send a page of images as the model got them: uint8 [n, H, W, C]."""
@@ -85,10 +103,16 @@ class Reporter:
     def finish(
         self, status: RunStatus, error: str | None, test: dict[str, float] | None, memory: Memory, spent_s: float
     ) -> None:
-        """End the record and the tracked experiment; returns once the record is in the store."""
+        """End the record and the tracked experiment; returns once the record is in the store.
+
+        Where the predictions cannot be written the run has failed, since it has not left what was asked for.
+        """
         if test:
             last = self.rows[-1]
             self._tracker.log_metrics(test, step=int(last["step"]), epoch=int(last["epoch"]))
+        fault = self._close_predictions()
+        if fault is not None and status != "failed":
+            status, error = "failed", f"{type(fault).__name__}: {fault}"
         self._tracker.finish(status)
         self.record = self.record.model_copy(
             update={
@@ -98,6 +122,16 @@ class Reporter:
         )  # fmt: skip
         self._writer.write(self.record, self.rows)
         self._writer.close()
+        if fault is not None:
+            raise fault
+
+    def _close_predictions(self) -> StoreError | None:
+        try:
+            if self._predictions is not None:
+                self._predictions.close()
+        except StoreError as error:
+            return error
+        return None
 
 
 def complete_tracking(session: Session, store: Store, prefix: str) -> None:
@@ -106,6 +140,14 @@ def complete_tracking(session: Session, store: Store, prefix: str) -> None:
     if tracked is not None:
         record = read_run(store, prefix)
         write_record(store, prefix, record.model_copy(update={"tracking": tracked.model_dump(mode="json")}))
+
+
+def _predicted_step(store: Store, prefix: str) -> int | None:
+    """The step of the predictions that lie in the store; None without any, or where they are damaged."""
+    try:
+        return read_predictions(store, prefix).step
+    except StoreError:
+        return None
 
 
 def _best(rows: list[dict[str, float]], metric: Metric) -> BestEpoch | None:

@@ -1,24 +1,22 @@
 """One run from spec to record: builds the parts, drives the loop, saves, resumes, and evaluates on the test set."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tuneyard.trainers.build import build_trainer, count_parameters, test_metrics
 from tuneyard.trainers.checkpoints import Checkpoints
-from tuneyard.trainers.checks import check_resumed
 from tuneyard.trainers.engine import Engine
-from tuneyard.trainers.errors import CheckpointError, InterruptedRunError, TuneyardError
+from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 from tuneyard.trainers.loop import EpochResult, Watcher
-from tuneyard.trainers.memory import memory_peak, reset_peak
-from tuneyard.trainers.record import DataSummary, Metric, RunRecord, RunStatus, now, read_run
+from tuneyard.trainers.memory import memory_peak, ran_out_of_memory, reset_peak
+from tuneyard.trainers.memory_limit import MemoryLimit
+from tuneyard.trainers.record import DataSummary, Metric, RunRecord, RunStatus, now
 from tuneyard.trainers.reporting import Reporter
+from tuneyard.trainers.resuming import drop_outdated, go_on
 from tuneyard.trainers.session import LoadedData, Session
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.tasks import Task
-
-log = logging.getLogger(__name__)
 
 
 class Run:
@@ -32,8 +30,10 @@ class Run:
         reset_peak()
         self.spec, self.session = spec, session
         self.experiment = spec.experiment
+        limit_gb = self.experiment.resources.memory_per_worker_gb
+        watcher = watcher if limit_gb is None else MemoryLimit(watcher, limit_gb)
         self.data: LoadedData = session.data(self.experiment.data, Path(spec.project_dir))
-        self.engine = Engine(self.experiment.train, cpu=session.cpu)
+        self.engine = Engine(self.experiment.train, cpu=session.cpu, project_dir=Path(spec.project_dir))
         self.trainer = build_trainer(spec, session, self.data, self.engine, watcher, should_stop)
         self.metric = run_metric(spec, self.trainer.task)
         self.store = session.store(spec)
@@ -45,13 +45,11 @@ class Run:
             keep_best=checkpoint.keep_best,
             mode=self.metric.mode,
         )
-        self._saved = (-1, -1)
-        history = self._resume() if spec.resume else []
+        self._origin = go_on(spec, self.trainer, self.checkpoints, self.store, self.data)
+        self._saved = self._origin.place
         self._began = time.monotonic()
         self._last: EpochResult | None = None
-        self._reporter = (
-            Reporter(self._first_record(), self.store, spec, session, history) if self.engine.is_main else None
-        )
+        self._reporter = self._open_record() if self.engine.is_main else None
 
     @property
     def record(self) -> RunRecord:
@@ -59,22 +57,38 @@ class Run:
         assert self._reporter is not None, "only the main worker keeps the record"
         return self._reporter.record
 
+    @property
+    def paused(self) -> bool:
+        """Has it come to the epoch where it is to wait, before its last one?"""
+        return self._until <= self.trainer.epoch < self.experiment.train.epochs
+
+    @property
+    def _until(self) -> int:
+        epochs = self.experiment.train.epochs
+        return epochs if self.spec.until_epoch is None else min(self.spec.until_epoch, epochs)
+
     def epochs(self) -> Iterator[EpochResult]:
         """Train, and yield each epoch after its checkpoint was asked for and its metrics were sent.
 
-        Raises InterruptedRunError after a stop (everything is saved by then), DivergedError for a bad loss.
+        Ends after the last epoch, or after the one at which the run is to pause. Raises InterruptedRunError after a
+        stop (everything is saved by then), DivergedError for a bad loss.
         """
+        if self.trainer.epoch >= self._until:
+            self._save_copied()
+            return
         try:
             for result in self.trainer.epochs():
                 self._last = result
                 improved = self._reporter.epoch_ended(result, self._spent_s()) if self._reporter else False
                 due = self.trainer.epoch % self.experiment.checkpoint.every_epochs == 0
-                last = self.trainer.epoch == self.experiment.train.epochs
+                last = self.trainer.epoch >= self._until
                 if self.engine.broadcast(improved or due or last):
                     self.save(result.metrics.get(self.metric.name))
                 if self._reporter and result.first_images is not None:
                     self._reporter.show_inputs(result.first_images, self.trainer.step)
                 yield result
+                if last:
+                    return
         except InterruptedRunError:
             self.save(None)
             raise
@@ -90,17 +104,21 @@ class Run:
         if self._reporter:
             # With the weights, and not read back from metrics.jsonl: that may lag behind when a run is killed.
             state["history"] = list(self._reporter.rows)
+            state["progress"]["cloned_from"] = self._origin.cloned_from
             self.checkpoints.save(state, step=self.trainer.step, epoch=self.trainer.epoch, metric=metric)
 
-    def finish(self, status: RunStatus, error: str | None = None) -> None:
+    def finish(self, status: RunStatus, error: str | None = None, *, out_of_memory: bool = False) -> None:
         """Wait for what is still being saved, evaluate on the test set where that is due, and end the record.
 
+        out_of_memory: was it this that it failed of?
         Raises what went wrong with that, and the record says failed, unless the run had failed before.
         """
         test: dict[str, float] | None = None
         try:
             if self.engine.is_main:
                 self.checkpoints.close()
+                if self._saved != self._origin.place:
+                    drop_outdated(self.store, self.spec.prefix, self._origin.outdated)
             if status == "completed" and self.spec.evaluate_test:
                 test = self._evaluate_test()
         except TuneyardError as fault:
@@ -108,6 +126,8 @@ class Run:
                 status, error = "failed", f"{type(fault).__name__}: {fault}"
                 raise
         finally:
+            if self._reporter and out_of_memory:
+                self._reporter.record = self._reporter.record.model_copy(update={"out_of_memory": True})
             self._end_record(status, error, test)
 
     def _end_record(self, status: RunStatus, error: str | None, test: dict[str, float] | None) -> None:
@@ -120,35 +140,21 @@ class Run:
             self.trainer.train.close()
             self.engine.close()
 
-    def _resume(self) -> list[dict[str, float]]:
-        """Go on from the newest checkpoint; returns the metrics of the epochs before it."""
-        found = self.checkpoints.load()
-        if found is None:
-            return []
-        info, state = found
-        before = read_run(self.store, self.spec.prefix)
-        check_resumed(self.experiment, before.experiment)
-        if before.data and before.data.fingerprint != self.data.fingerprint:
-            raise CheckpointError(
-                f"{self.experiment.data.source} has changed since this run began, and its samples would be mixed up. "
-                "Restore the data, or leave --resume out to start a new run."
-            )
-        try:
-            self.trainer.restore(state)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"{info.uri} does not fit this experiment ({error}). Was model or optimizer changed since? "
-                "Start a new run, or resume with the experiment as it was."
-            ) from error
-        log.info("resumed %s from step %d (epoch %d)", self.spec.run_id, info.step, info.epoch)
-        self._saved = (info.step, info.epoch)
-        history: list[dict[str, float]] = state["history"]
-        return history
+    def _save_copied(self) -> None:
+        """Save a run that has nothing left to train and nothing of its own: a clone of one that had gone further."""
+        if self._saved == (-1, -1) and self._origin.history:
+            self.save(self._origin.history[-1].get(self.metric.name))
+
+    def _open_record(self) -> Reporter:
+        # A clone's record goes on too, where the run has one: its attempts, the time it took, its Comet experiment.
+        spec = self.spec if self.spec.clone_of is None else self.spec.model_copy(update={"resume": True})
+        return Reporter(self._first_record(), self.store, spec, self.session, list(self._origin.history))
 
     def _first_record(self) -> RunRecord:
         data = self.data
         return RunRecord(
             run_id=self.spec.run_id, name=self.experiment.name, sweep_id=self.spec.sweep_id, metric=self.metric,
+            trial_id=self.spec.trial_id, part=self.spec.part, cloned_from=self._origin.cloned_from,
             experiment=self.experiment.model_dump(mode="json"), overrides=self.spec.overrides,
             parameters=count_parameters(self.trainer),
             git_commit=self.spec.provenance.commit, git_dirty=self.spec.provenance.dirty, started=now(),
@@ -190,7 +196,7 @@ def train(spec: TrialSpec, session: Session, watcher: Watcher, should_stop: Call
         run.finish("interrupted", str(error))
         raise
     except BaseException as error:
-        run.finish("failed", f"{type(error).__name__}: {error}")
+        run.finish("failed", f"{type(error).__name__}: {error}", out_of_memory=ran_out_of_memory(error))
         raise
-    run.finish("completed")
+    run.finish("paused" if run.paused else "completed")
     return run.record if run.engine.is_main else None

@@ -32,6 +32,9 @@ class TrialSpec(Section):
     )
     until_epoch: int | None = Field(None, description="Pause after this epoch, saved, to go on or be dropped later.")
     clone_of: str | None = Field(None, description="Begin from the newest checkpoint of this run of the same sweep.")
+    new_values: bool = Field(
+        False, description="Hyperparameters may differ from those of the checkpoint; these hold from now on."
+    )
     project_dir: str = Field(description="Folder of the experiment file: task.py and relative data paths start here.")
     store_uri: str = Field(description="file:///PATH or s3://bucket/prefix, absolute.")
     tracking_dir: str = Field(description="Absolute local folder for Comet archives and TensorBoard files.")

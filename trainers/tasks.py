@@ -49,6 +49,10 @@ class Task(Protocol):
         """The prediction of each sample: outputs [B, outputs] -> [B]."""
         ...
 
+    def probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
+        """What `data.validation.predictions` keeps of each sample: [B, outputs] -> float32 [B, classes]."""
+        ...
+
     def empty(self, device: torch.device) -> Sums:
         """Sums before any sample."""
         ...

@@ -4,6 +4,7 @@ import signal
 import sys
 from pathlib import Path
 
+from tuneyard.trainers import process_group
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 from tuneyard.trainers.progress import Shown, Silent
 from tuneyard.trainers.reporting import complete_tracking
@@ -27,14 +28,21 @@ def train_here(spec: TrialSpec, session: Session, *, announce_stop: bool = True)
             complete_tracking(session, session.store(spec), spec.prefix)
 
 
-def main(spec_path: str, rank: int, threads: int) -> int:
-    """Exit status of the worker: 0 done, 2 a mistake that was told, 3 stopped by a signal after saving."""
+def main(spec_path: str, rank: int, threads: int, workers: int = 1, port: int = 0) -> int:
+    """Train as worker `rank` of `workers`, which meet at `port` of this machine, where there are several.
+
+    Exit status: 0 done, 2 a mistake that was told, 3 stopped by a signal after saving."""
     _die_with_parent()
     spec = TrialSpec.model_validate_json(Path(spec_path).read_text())
     if rank != 0:
         spec = spec.model_copy(update={"progress": False})
     try:
         cpu = spec.experiment.resources.gpus_per_worker == 0
+        if workers > 1:
+            process_group.join(
+                rank=rank, world_size=workers, local_rank=rank, local_world_size=workers, address="127.0.0.1",
+                port=port, backend=process_group.backend_here(workers, cpu=cpu),
+            )  # fmt: skip
         train_here(spec, Session(threads=threads, cpu=cpu), announce_stop=False)
     except InterruptedRunError:
         return 3
@@ -57,4 +65,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(sys.argv[1], *(int(number) for number in sys.argv[2:])))

@@ -1,6 +1,6 @@
-"""Runs side by side: ordered by a metric, with what differs among them.
+"""Trials side by side, each of one run or several: ordered by a metric, with what differs among them.
 
-Imports neither Ray nor torch, so that `tuneyard compare` answers at once. `to_json` is the stable form for programs.
+Imports neither Ray nor torch, so that `tuneyard compare` answers at once.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from tuneyard.trainers.errors import ConfigError, StoreError, choose_from
 from tuneyard.trainers.record import Metric, RunStatus, SweepRecord
 from tuneyard.tune.run_folders import Run, find_runs
+from tuneyard.tune.trial_runs import TrialRuns, group_trials
 
 Mode = Literal["min", "max"]
 Item = TypeVar("Item")
@@ -30,13 +31,13 @@ SMALLER_IS_BETTER = re.compile(r"(loss|error|mae|mse|nll|ece|brier|_s|_bytes)$")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Runs, best first; after them the failed ones, and those without a value.
+    """Trials, best first; after them those with folds left out, the failed ones, and those without a value.
 
     `unreadable`: a sentence for each record that could not be read.
     """
 
     metric: Metric
-    runs: tuple[Run, ...]
+    trials: tuple[TrialRuns, ...]
     differing: tuple[str, ...]
     sweeps: tuple[SweepRecord, ...]
     unreadable: tuple[str, ...] = ()
@@ -48,14 +49,29 @@ class Comparison:
         return ", ".join(dict.fromkeys(names))
 
     @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run of every trial, in the trials' order."""
+        return tuple(run for trial in self.trials for run in trial.all_runs)
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """What each run is called: its id, with as many folders before it as make it unique."""
-        paths = [run.uri.split("/") for run in self.runs]
-        for depth in range(1, max(map(len, paths), default=0) + 1):
-            labels = tuple("/".join(path[-depth:]) for path in paths)
-            if len(set(labels)) == len(labels):
-                return labels
-        return tuple(run.uri for run in self.runs)
+        """What each trial is called: its id, with as many folders before it as make it unique."""
+        return unique_labels([trial.uri for trial in self.trials])
+
+    @property
+    def objectives(self) -> tuple[Metric, ...]:
+        """The objectives beside the metric, of the sweeps that have several."""
+        asked = [(sweep.experiment.get("tune") or {}).get("objectives") or {} for sweep in self.sweeps]
+        return tuple(
+            Metric(name=name, mode=mode) for name, mode in {k: v for each in asked for k, v in each.items()}.items()
+        )
+
+    @property
+    def on_front(self) -> tuple[bool, ...]:
+        """Is each trial on its sweep's Pareto front?"""
+        fronts = {(sweep.sweep_id, trial) for sweep in self.sweeps for trial in sweep.pareto}
+        records = [trial.first.record for trial in self.trials]
+        return tuple((record.sweep_id, record.trial_id or record.run_id) in fronts for record in records)
 
     @property
     def short_labels(self) -> tuple[str, ...]:
@@ -78,9 +94,9 @@ class Comparison:
 
     @property
     def statuses(self) -> dict[str, int]:
-        """How many runs there are of each status that occurs, the good ends first."""
-        counts = Counter(run.record.status for run in self.runs)
-        order: tuple[RunStatus, ...] = ("completed", "stopped", "running", "interrupted", "failed")
+        """How many trials there are of each status that occurs, the good ends first."""
+        counts = Counter(trial.status for trial in self.trials)
+        order: tuple[RunStatus, ...] = ("completed", "stopped", "paused", "running", "interrupted", "failed")
         return {status: counts[status] for status in order if counts[status]}
 
     @property
@@ -118,72 +134,35 @@ def compare(
     if not runs and not sweeps:
         raise StoreError("None of the records can be read: " + " ".join(unreadable))
     chosen = _metric(list(runs.values()), list(sweeps.values()), metric, mode)
-    ordered = sorted(runs.values(), key=lambda run: (_rank(run, chosen), run.uri))
-    return Comparison(chosen, tuple(ordered), _differing(ordered), tuple(sweeps.values()), tuple(unreadable))
+    trials = group_trials(runs.values(), list(sweeps.values()))
+    ordered = sorted(trials, key=lambda trial: (_rank(trial, chosen), trial.uri))
+    differing = _differing([trial.first for trial in ordered])
+    return Comparison(chosen, tuple(ordered), differing, tuple(sweeps.values()), tuple(unreadable))
 
 
-def to_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as strict JSON (null for NaN and infinity), best run first. Keys are added, never changed:
-
-    `metric` {name, mode}; `differing` keys; `log_keys`; `statuses` {status: count}; `cautions`; `unreadable`; `sweeps`
-    (sweep_id, name, status, started, ended, trials, winner, winner_test); `runs`: label, run_id, name, sweep_id, uri,
-    status, error, cause, settings {differing key: value}, best {value, epoch, step}, last {metric: value}, test,
-    epochs, train_s, images_per_s, checkpoint (URI of the best one kept), parameters, attempts, started, ended,
-    git_commit, git_dirty, data_fingerprint, environment.
-    """
-    copied = ("sweep_id", "name", "status", "started", "ended", "trials", "winner", "winner_test")
-    form = {
-        "format": 1,
-        "name": comparison.name,
-        "metric": comparison.metric.model_dump(),
-        "differing": list(comparison.differing),
-        "log_keys": list(comparison.log_keys),
-        "statuses": comparison.statuses,
-        "cautions": list(comparison.cautions),
-        "unreadable": list(comparison.unreadable),
-        "sweeps": [{key: getattr(sweep, key) for key in copied} for sweep in comparison.sweeps],
-        "runs": [
-            {"label": label, **_run_json(run, comparison)}
-            for label, run in zip(comparison.labels, comparison.runs, strict=True)
-        ],
-    }
-    strict: dict[str, Any] = finite(form)
-    return strict
+def currency(sweep: SweepRecord) -> str:
+    """What the sweep's money is counted in."""
+    prices = (sweep.experiment.get("resources") or {}).get("prices") or {}
+    return str(prices.get("currency", "USD"))
 
 
-def finite(value: Any) -> Any:
-    """`value`, plain data, with None for every NaN and infinity in it: JSON has no word for them."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def unique_labels(uris: Sequence[str]) -> tuple[str, ...]:
+    """Each address by as few of its last folders as tell it from the others."""
+    paths = [uri.split("/") for uri in uris]
+    for depth in range(1, max(map(len, paths), default=0) + 1):
+        labels = tuple("/".join(path[-depth:]) for path in paths)
+        if len(set(labels)) == len(labels):
+            return labels
+    return tuple(uris)
 
 
-def _run_json(run: Run, comparison: Comparison) -> dict[str, Any]:
-    copied = ("run_id", "name", "sweep_id", "status", "error", "test", "parameters", "attempts", "started", "ended")
-    best = run.best(comparison.metric)
-    return {
-        **{key: getattr(run.record, key) for key in (*copied, "git_commit", "git_dirty", "environment")},
-        "data_fingerprint": run.record.data.fingerprint if run.record.data else None,
-        "uri": run.uri,
-        "cause": run.cause,
-        "settings": {key: run.setting(key) for key in comparison.differing},
-        "best": best.model_dump() if best else None,
-        "last": run.last,
-        "epochs": len(run.epochs),
-        "train_s": run.train_s,
-        "images_per_s": run.images_per_s,
-        "checkpoint": run.checkpoint(comparison.metric),
-    }
-
-
-def _rank(run: Run, metric: Metric) -> tuple[bool, bool, float]:
-    """Low is good. A failed run never is the best one, whatever it came to before it failed."""
-    best = run.best(metric)
-    if best is None:
-        return True, True, math.inf
-    return False, run.record.status == "failed", -best.value if metric.mode == "max" else best.value
+def _rank(trial: TrialRuns, metric: Metric) -> tuple[bool, bool, bool, float]:
+    """Low is good. A failed trial never is the best one, whatever it came to before, nor is one lucky fold of five."""
+    value = trial.value(metric)
+    if value is None:
+        return True, True, True, math.inf
+    incomplete = not trial.complete(metric)
+    return False, trial.status == "failed", incomplete, -value if metric.mode == "max" else value
 
 
 def _tolerant(read: Callable[[str], Item]) -> Callable[[str], Item | str]:

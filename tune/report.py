@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneyard.trainers.errors import StoreError
-from tuneyard.tune.comparison import Comparison, finite, to_json
+from tuneyard.tune.comparison import Comparison
+from tuneyard.tune.comparison_form import finite, to_json
 from tuneyard.tune.run_folders import Run
 
 # Six digits are more than a screen can show, and halve the file of a sweep of hundreds of trials.
@@ -34,8 +35,10 @@ def write_report(comparison: Comparison, path: Path) -> None:
 def report_html(comparison: Comparison) -> str:
     """The page's text: `report.html` with the comparison and every learning curve in it as JSON."""
     data = to_json(comparison)
-    for run, short, form in zip(comparison.runs, comparison.short_labels, data["runs"], strict=True):
-        form |= {"short": short, "history": _history(run)}
+    for run, form in zip(comparison.runs, data["runs"], strict=True):
+        form["history"] = _history(run)
+    for short, form in zip(comparison.short_labels, data["trials"], strict=True):
+        form["short"] = short
     template = files("tuneyard.tune").joinpath("report.html").read_text(encoding="utf-8")
     # Split, not replaced one after the other: a run may be called like the second mark.
     before, rest = template.split(TITLE_MARK)

@@ -60,6 +60,11 @@ class Run:
             return self.record.best
         return _best_of(self.epochs, metric)
 
+    def at_best(self, metric: Metric) -> dict[str, float]:
+        """Every value of the best epoch; empty without one."""
+        best = self.best(metric)
+        return next((row for row in self.epochs if best and row.get("epoch") == best.epoch), {})
+
     def checkpoint(self, metric: Metric) -> str | None:
         """URI of the best checkpoint that is still kept, which need not be of the best epoch."""
         kept = {int(found[0]): name for name in self.checkpoints if (found := re.match(r"\d+", name))}

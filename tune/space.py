@@ -1,20 +1,27 @@
-"""The search space: from the experiment's domains to Optuna's distributions, grid points, and values for overrides."""
+"""The search space: points drawn from it, every point of it, and its values as Optuna's parameters.
 
-import itertools
-import json
-from collections.abc import Mapping
-from decimal import Decimal
+A point maps the keys that count in it to values for the experiment: those whose `when`, if any, is met.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tuneyard.trainers.domains import (
+    allowed_values,
+    as_text,
+    at_step,
+    contains,
+    is_active,
+    last_step,
+    parents_first,
+)
 from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.experiment import Domain
+
+Point = dict[str, Any]
 
 
 def distributions(space: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
@@ -22,31 +29,83 @@ def distributions(space: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
     return {key: _distribution(domain) for key, domain in space.items()}
 
 
-def to_overrides(space: Mapping[str, Domain], sampled: Mapping[str, Any]) -> dict[str, Any]:
-    """What was sampled, as values for the experiment."""
-    return {key: _value(space[key], raw) for key, raw in sampled.items()}
+def to_overrides(space: Mapping[str, Domain], sampled: Mapping[str, Any]) -> Point:
+    """What was sampled, as values for the experiment; keys that do not count beside the others are left out."""
+    point: Point = {}
+    for key in parents_first(space):
+        if key in sampled and is_active(space[key], point):
+            point[key] = value_of(space[key], sampled[key])
+    return {key: point[key] for key in space if key in point}
 
 
 def from_overrides(space: Mapping[str, Domain], overrides: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The inverse of `to_overrides`; None where a value is not of this space (any more)."""
+    """The inverse of `to_overrides`; None where a value is missing or not of this space (any more).
+
+    Keys that are not of this space, or do not count in this point, are passed over.
+    """
     sampled: dict[str, Any] = {}
-    for key, domain in space.items():
-        if key not in overrides:
-            return None
-        raw = _raw(domain, overrides[key])
+    for key in parents_first(space):
+        if not is_active(space[key], {known: overrides[known] for known in sampled}):
+            continue
+        raw = raw_of(space[key], overrides[key]) if key in overrides else None
         if raw is None:
             return None
         sampled[key] = raw
-    return sampled
+    return {key: sampled[key] for key in space if key in sampled}
 
 
-def grid(space: Mapping[str, Domain]) -> list[dict[str, Any]]:
-    """Every combination of the choices, whole numbers and steps; the last key varies fastest.
+def at_units(space: Mapping[str, Domain], units: Mapping[str, float]) -> Point:
+    """The point at these places, each from 0 up to 1, of its key's range; a choice's values have equal shares."""
+    return to_overrides(space, {key: _raw_at(space[key], unit) for key, unit in units.items()})
+
+
+def grid(space: Mapping[str, Domain], fixed: Mapping[str, Any] | None = None) -> list[Point]:
+    """Every point of choices, whole numbers and steps, once each; the last key varies fastest.
+
+    fixed: values that the points have; a point without one of those keys is left out.
 
     Raises ConfigError where a domain has no end of values.
     """
-    axes = [[(key, value) for value in _points(key, domain)] for key, domain in space.items()]
-    return [dict(combination) for combination in itertools.product(*axes)]
+    points: list[Point] = [{}]
+    for key in parents_first(space):
+        values = [fixed[key]] if fixed and key in fixed else grid_values(key, space[key])
+        points = [
+            longer
+            for point in points
+            for longer in ([point | {key: value} for value in values] if is_active(space[key], point) else [point])
+        ]
+    wanted = set(fixed or ())
+    points = [{key: point[key] for key in space if key in point} for point in points if wanted <= set(point)]
+    return _in_order(space, points)
+
+
+def grid_values(key: str, domain: Domain) -> list[Any]:
+    """The values of one axis; ConfigError where there is no end of them."""
+    values = allowed_values(domain)
+    if values is None:
+        raise ConfigError(
+            f"tune.space.{key}: {domain.kind} has no end of values for a grid; give choice or a step."
+        )
+    return values
+
+
+def size(space: Mapping[str, Domain]) -> float:
+    """How many points there are at most, conditions aside; inf where there is no end of them."""
+    counts = [allowed_values(domain) for domain in space.values()]
+    return math.prod(math.inf if values is None else len(values) for values in counts)
+
+
+def _in_order(space: Mapping[str, Domain], points: Sequence[Point]) -> list[Point]:
+    """By the space's own order of keys, which is not the order that they were put together in."""
+    values = {key: [as_text(value) for value in allowed_values(domain) or []] for key, domain in space.items()}
+
+    def places(point: Point) -> list[int]:
+        return [
+            values[key].index(as_text(point[key])) if key in point and as_text(point[key]) in values[key] else -1
+            for key in space
+        ]
+
+    return sorted(points, key=places)
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
@@ -57,59 +116,44 @@ def _distribution(domain: Domain) -> BaseDistribution:
         case "uniform":
             return FloatDistribution(values[0], values[1])
         case "quniform":
-            return FloatDistribution(values[0], _at_step(domain, _last_step(domain)), step=values[2])
+            # Optuna warns of a range that goes on after its last step.
+            return FloatDistribution(values[0], at_step(domain, last_step(domain)), step=values[2])
         case "loguniform" | "qloguniform":
             # Optuna has no steps on a logarithmic scale: they are rounded to when the value is used.
             return FloatDistribution(values[0], values[1], log=True)
         case "randint":
             return IntDistribution(values[0], values[1])
         case _:
-            return IntDistribution(values[0], int(_at_step(domain, _last_step(domain))), step=values[2])
+            return IntDistribution(values[0], at_step(domain, last_step(domain)), step=values[2])
 
 
-def _value(domain: Domain, raw: Any) -> Any:
+def value_of(domain: Domain, raw: Any) -> Any:
+    """A parameter of Optuna's, as a value for the experiment."""
     if domain.kind == "choice":
         return domain.values[raw]
     if domain.kind in ("quniform", "qloguniform"):
         low, _, step = domain.values
-        return _at_step(domain, min(round((raw - low) / step), _last_step(domain)))
+        return at_step(domain, min(round((raw - low) / step), last_step(domain)))
     return raw
 
 
-def _raw(domain: Domain, value: Any) -> float | int | None:
+def raw_of(domain: Domain, value: Any) -> float | int | None:
+    """The inverse of `value_of`; None where the value is not one of the domain's."""
+    if not contains(domain, value):
+        return None
     if domain.kind == "choice":
-        # As JSON, since to Python 1, 1.0 and true are equal.
-        texts = [json.dumps(choice, sort_keys=True) for choice in domain.values]
-        text = json.dumps(value, sort_keys=True)
-        return texts.index(text) if text in texts else None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and domain.values[0] <= value <= domain.values[1] else None
+        return [as_text(choice) for choice in domain.values].index(as_text(value))
+    return value if domain.kind in ("randint", "qrandint") else float(value)
 
 
-def _last_step(domain: Domain) -> int:
-    """How many whole steps the range holds; Optuna warns of a range that goes on."""
-    low, high, step = (Decimal(str(value)) for value in domain.values)
-    return int((high - low) // step)
-
-
-def _at_step(domain: Domain, index: int) -> float:
-    """The low end and so many steps. As decimals, so that 0.3 is 0.3 and not three times 0.1, which is more."""
-    low, _, step = (Decimal(str(value)) for value in domain.values)
-    return float(low + index * step)
-
-
-def _points(key: str, domain: Domain) -> list[Any]:
-    values = domain.values
+def _raw_at(domain: Domain, unit: float) -> float | int:
+    low, high = (domain.values[0], domain.values[1]) if domain.kind != "choice" else (0, len(domain.values) - 1)
     match domain.kind:
-        case "choice":
-            return values
-        case "randint":
-            return list(range(values[0], values[1] + 1))
-        case "qrandint":
-            return list(range(values[0], values[1] + 1, values[2]))
-        case "quniform" | "qloguniform":
-            return [_at_step(domain, index) for index in range(_last_step(domain) + 1)]
+        case "uniform":
+            return float(low + unit * (high - low))
+        case "loguniform" | "qloguniform":
+            return min(high, max(low, math.exp(math.log(low) + unit * math.log(high / low))))
+        case "quniform" | "qrandint":
+            return at_step(domain, int(unit * (last_step(domain) + 1)))  # type: ignore[no-any-return]
         case _:
-            raise ConfigError(
-                f"tune.space.{key}: {domain.kind} has no end of values for a grid; give choice or a step."
-            )
+            return int(low + int(unit * (high - low + 1)))

@@ -3,51 +3,74 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment, TuneConfig
+from tuneyard.trainers.experiment import Experiment, Prices, TuneConfig
 from tuneyard.trainers.loading import with_overrides
 from tuneyard.trainers.record import Metric, RunRecord, SweepRecord, SweepStatus, now, read_sweep, write_record
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.store import Store, open_store
-from tuneyard.tune.history import EarlierTrial, read_earlier
+from tuneyard.tune.changes import refuse_changes
+from tuneyard.tune.desk import Leg
+from tuneyard.tune.earlier_sweeps import learn_from
+from tuneyard.tune.history import fill_beside, read_earlier, read_trials
+from tuneyard.tune.searcher import Tried
+from tuneyard.tune.trials import Trial
 
 # Before Ray is imported anywhere: no files of its own loggers, no table of its own, no usage statistics, no warning
-# about GPUs that it hides from tasks without any; its SIGINT handler gives way to ours, and an interrupted trial's last
-# result needs no metric.
+# about GPUs that it hides from tasks without any; its SIGINT handler gives way to ours, an interrupted trial's last
+# result needs no metric, and the experiment state that it would save every few seconds is read by nobody.
 RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-MAY_CHANGE_ON_RESUME = ("checkpoint", "tracking", "tune.trials", "tune.concurrent", "data.cache_dir", "data.download")
 
 
 class SweepWatcher(Protocol):
     """Who is told how a sweep goes."""
 
-    def trial_began(self, run_id: str, overrides: dict[str, Any]) -> None: ...
+    def trial_began(self, run_id: str, overrides: dict[str, Any]) -> None:
+        """A run got its resources, for the first time or once more."""
+        ...
 
     def epoch_ended(self, run_id: str, row: dict[str, Any]) -> None: ...
 
-    def trial_ended(self, run_id: str, status: str, error: str | None) -> None: ...
+    def trial_retried(self, run_id: str, error: str) -> None:
+        """A run failed, and will be taken up again from its newest checkpoint."""
+        ...
+
+    def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
+        """A run ended; "paused": it may be taken up again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class SweepRequest:
-    """What to do: a base spec that every trial's is made from, where Ray is, and how to hear of a wish to stop."""
+    """What to do: a base spec that every trial's is made from, where Ray is, and how to hear of a wish to stop.
+
+    Attributes:
+        resume: go on with the sweep of this id. `grow`: with so many trials more than it has, and the experiment's
+            `tune` section may be another.
+        warm_start: sweeps to learn from: ids of this experiment's, or folders and URIs.
+        prices: what resources cost, for `tune.budget.money` and the account.
+    """
 
     base: TrialSpec
     sweep_id: str
     resume: bool
     address: str | None
     should_stop: Callable[[], bool]
+    grow: int | None = None
+    warm_start: tuple[str, ...] = ()
+    prices: Prices = field(default_factory=Prices)
 
     @property
     def experiment(self) -> Experiment:
@@ -61,13 +84,9 @@ class SweepRequest:
         return self.experiment.tune
 
     @property
-    def trials(self) -> int:
-        """How many trials the sweep has in all: a grid has no more than its points."""
-        if self.config.search != "grid":
-            return self.config.trials
-        from tuneyard.tune.space import grid  # imports Optuna
-
-        return min(self.config.trials, len(grid(self.config.space)))
+    def metric(self) -> Metric:
+        """What trials are compared by."""
+        return Metric(name=self.config.metric, mode=self.config.mode)
 
     @property
     def prefix(self) -> str:
@@ -75,8 +94,14 @@ class SweepRequest:
         return f"{self.experiment.name}/{self.sweep_id}/"
 
     @property
+    def workers(self) -> int:
+        """Worker processes of one run."""
+        wanted = self.experiment.resources.workers
+        return 1 if wanted == "auto" else wanted
+
+    @property
     def cpus(self) -> int:
-        """Cores of one trial."""
+        """Cores of one worker."""
         wanted = self.experiment.resources.cpus_per_worker
         return 1 if wanted == "auto" else wanted
 
@@ -85,13 +110,26 @@ class SweepRequest:
         """Must the trials stay off a GPU that is there? Ray does not hide it from a trial that asked for none."""
         return self.experiment.resources.gpus_per_worker == 0
 
-    def spec(self, run_id: str, overrides: dict[str, Any], *, resume: bool) -> TrialSpec:
-        """One trial's spec."""
+    def spec(self, leg: Leg) -> TrialSpec:
+        """The spec of one leg; raises ConfigError where its values do not go together."""
         update = {
-            "run_id": run_id, "experiment": with_overrides(self.experiment, overrides), "overrides": overrides,
-            "sweep_id": self.sweep_id, "resume": resume, "evaluate_test": False,
+            "run_id": leg.run_id, "trial_id": leg.trial_id, "part": leg.part, "overrides": leg.overrides,
+            "experiment": with_overrides(self.experiment, leg.overrides | leg.settings), "sweep_id": self.sweep_id,
+            "until_epoch": leg.until, "resume": leg.resume, "clone_of": leg.clone_of, "new_values": leg.new_values,
+            "evaluate_test": False,
         }  # fmt: skip
         return self.base.model_copy(update=update)
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a sweep begins with: its record, its trials so far, and what others have tried."""
+
+    record: SweepRecord
+    trials: list[Trial]
+    foreign: list[Tried]
+    wanted: int
+    """Trials in all."""
 
 
 def run_sweep(request: SweepRequest, watcher: SweepWatcher) -> SweepRecord:
@@ -101,22 +139,17 @@ def run_sweep(request: SweepRequest, watcher: SweepWatcher) -> SweepRecord:
     the same request with `resume` runs what is missing: trials that ended are kept, those cut short go on.
     """
     store = open_request_store(request)
-    record, earlier = _begin(request, store)
+    before = _begin(request, store)
     os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
     from tuneyard.tune.driver import drive  # imports Ray, which reads the environment set above
 
     try:
-        ended = drive(request, store, record, earlier, watcher)
+        ended = drive(request, store, before, watcher)
     except BaseException:
-        write_record(store, request.prefix, record.model_copy(update={"status": "failed", "ended": now()}))
+        write_record(store, request.prefix, before.record.model_copy(update={"status": "failed", "ended": now()}))
         raise
     status: SweepStatus = "interrupted" if request.should_stop() else "completed"
-    record = record.model_copy(
-        update={
-            "status": status, "ended": now(), "trials": ended.run_ids, "winner": ended.winner,
-            "winner_test": ended.winner_test,
-        }
-    )  # fmt: skip
+    record = ended.model_copy(update={"status": status, "ended": now()})
     write_record(store, request.prefix, record)
     return record
 
@@ -132,15 +165,15 @@ def new_sweep_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S") + f"-{os.urandom(2).hex()}"
 
 
-def failed_record(request: SweepRequest, run_id: str, overrides: dict[str, Any], error: str) -> RunRecord:
-    """The record of a trial that could not write one itself."""
+def failed_record(request: SweepRequest, leg: Leg, error: str) -> RunRecord:
+    """The record of a run that could not write one itself."""
     try:
-        experiment = with_overrides(request.experiment, overrides)
+        experiment = with_overrides(request.experiment, leg.overrides | leg.settings)
     except ConfigError:  # which is why it failed
         experiment = request.experiment
     return RunRecord(
-        run_id=run_id, name=request.experiment.name, sweep_id=request.sweep_id, status="failed", error=error,
-        metric=Metric(name=request.config.metric, mode=request.config.mode), overrides=overrides,
+        run_id=leg.run_id, trial_id=leg.trial_id, part=leg.part, name=request.experiment.name,
+        sweep_id=request.sweep_id, status="failed", error=error, metric=request.metric, overrides=leg.overrides,
         experiment=experiment.model_dump(mode="json"), started=now(), ended=now(),
     )  # fmt: skip
 
@@ -150,35 +183,33 @@ def scratch_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="tuneyard-ray-", ignore_cleanup_errors=True)
 
 
-def _begin(request: SweepRequest, store: Store) -> tuple[SweepRecord, list[EarlierTrial]]:
-    metric = Metric(name=request.config.metric, mode=request.config.mode)
+def _begin(request: SweepRequest, store: Store) -> Before:
+    foreign = [tried for sweep in request.warm_start for tried in learn_from(sweep, request.experiment, store)]
     if not request.resume:
         record = SweepRecord(
-            sweep_id=request.sweep_id, name=request.experiment.name, metric=metric, started=now(),
+            sweep_id=request.sweep_id, name=request.experiment.name, metric=request.metric, started=now(),
             experiment=request.experiment.model_dump(mode="json"),
         )  # fmt: skip
         write_record(store, request.prefix, record)
-        return record, []
-    before = read_sweep(store, request.prefix)
-    _refuse_changes(before, request.experiment)
-    record = before.model_copy(update={"status": "running", "ended": None})
+        return Before(record, [], foreign, request.config.trials)
+    stood = read_sweep(store, request.prefix)
+    refuse_changes(stood, request.experiment, grows=request.grow is not None)
+    trials = read_trials(store, request.prefix, request.experiment, request.metric)
+    if request.grow is None:
+        record, wanted = stood.model_copy(update={"status": "running", "ended": None}), request.config.trials
+    else:
+        runs = {run.record.run_id: run.record for run in read_earlier(store, request.prefix)}
+        fill_beside(trials, runs, request.config)
+        record, wanted = _grown(stood, request), len(trials) + request.grow
     write_record(store, request.prefix, record)
-    return record, read_earlier(store, request.prefix)
+    return Before(record, trials, foreign, wanted)
 
 
-def _refuse_changes(before: SweepRecord, experiment: Experiment) -> None:
-    """A resumed sweep keeps its experiment; only how many trials it has, and how many at a time, may change."""
-    for key, old, new in _differences(before.experiment, experiment.model_dump(mode="json"), ""):
-        if not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE_ON_RESUME):
-            raise ConfigError(
-                f"{key} was {old!r} when sweep {before.sweep_id} began, and is {new!r}. Resume with the experiment as "
-                "it was (tune.trials may grow), or start a new sweep."
-            )
-
-
-def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield path, old, new
+def _grown(stood: SweepRecord, request: SweepRequest) -> SweepRecord:
+    """The sweep's record with the experiment that it grows by."""
+    update = {
+        "status": "running", "ended": None, "metric": request.metric,
+        "experiment": request.experiment.model_dump(mode="json"),
+        "grown_from": [*stood.grown_from, stood.experiment.get("tune") or {}],
+    }  # fmt: skip
+    return stood.model_copy(update=update)

@@ -1,116 +1,107 @@
-"""A trial as Ray Tune sees it: a Trainable that is kept, with its process, imports and data, from trial to trial."""
+"""A trial as Ray Tune sees it: a Trainable that is kept, with its processes, imports and data, from trial to trial."""
 
-import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 from ray import tune
 
-from tuneyard.trainers.errors import ConfigError, InterruptedRunError, TuneyardError
-from tuneyard.trainers.loop import EpochResult
-from tuneyard.trainers.progress import Silent
-from tuneyard.trainers.record import RunStatus, read_metrics
-from tuneyard.trainers.run import Run
-from tuneyard.trainers.session import Session
+from tuneyard.trainers.errors import TuneyardError
+from tuneyard.trainers.record import RunStatus
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.tune.cores import ClaimedCores
 from tuneyard.tune.stop_flag import StopFlag
+from tuneyard.tune.worker import Failure, Resources, Trained, Worker
+from tuneyard.tune.workers import Workers
 
 
 class TrialFailedError(Exception):
-    """What a trial failed with, as text: the driver cannot unpickle an exception of the user's own task.py."""
+    """What a trial failed with, as text: the driver cannot unpickle an exception of the user's own task.py.
+
+    Attributes:
+        out_of_memory: was it this? `preempted`: or was a machine taken away?
+    """
+
+    def __init__(self, text: str, out_of_memory: bool = False, preempted: bool = False) -> None:
+        super().__init__(text, out_of_memory, preempted)
+        self.out_of_memory, self.preempted = out_of_memory, preempted
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Trial(tune.Trainable):
-    """One epoch a step. The config is `{"run_id", "spec": TrialSpec as JSON, "cpus", "cpu_only", "sweep_id"}`.
+    """One epoch a step, on all workers of the trial; this process is worker 0, in the first bundle of the trial.
 
-    Instead of the spec there is `refused`, the error, where the trial's values do not go together.
+    The config is `{"run_id", "spec": TrialSpec as JSON, "workers", "cpus", "gpus", "cpu_only", "memory_gb",
+    "sweep_id"}`, of which all but the first two, which are the leg's, stay the same in a sweep. Instead of the spec
+    there is `refused`, the error, where the trial's values do not go together.
+
+    A step's result is the epoch's row of metrics and one of `finished`, `paused` (saved, to go on later), or no row and
+    `interrupted` or `failed`, the error, with `out_of_memory`. A failure that its processes do not outlive is raised.
 
     Checkpoints go past Ray, from the run straight to its store. A run is built in its first step and not before, so
     that a trial that cannot be built fails alone.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """A new process: claim cores, then take the first trial."""
-        self._claimed = ClaimedCores(config["cpus"])
-        self._claimed.pin()
-        self._session = Session(threads=config["cpus"], cpu=config["cpu_only"])
+        """A new process: claim cores, start the other workers, then take the first trial."""
+        resources = Resources(config["cpus"], config["gpus"], config["cpu_only"], config["memory_gb"])
+        self._kept_group = resources.backend == "gloo"
+        self._worker = Worker(resources)
+        self._workers = Workers(self._worker, resources, config["workers"], self._record_stuck)
+        self._leg = 0
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial for this process. The one before, if it had not ended, was stopped by the scheduler."""
-        self._end_quietly("stopped")
+        self._worker.end("stopped")
         self._take(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; the result is its row of metrics and whether it was the last one."""
-        if self._run is None and self._stop.asked():
+        """Train one epoch."""
+        if self._refused is not None:
+            return {"failed": f"ConfigError: {self._refused}", "done": True}
+        if not self._begun and self._stop.asked():
             return {"interrupted": True, "done": True}
-        try:
-            result = next(self._open(), None)
-            if result is None:
-                return self._end_lost()
-            row = dict(result.metrics)
-            finished = row["epoch"] >= self._spec.experiment.train.epochs
-            if finished:
-                self._end("completed")
-            return row | {"finished": finished, "done": finished}
-        except InterruptedRunError as error:
-            self._end("interrupted", str(error))
-            return {"interrupted": True, "done": True}
-        except TuneyardError as error:
-            # Told and understood: this process is as good as before, and takes the next trial.
-            text = _told(error)
-            self._end_quietly("failed", text)
-            return {"failed": text, "done": True}
-        except BaseException as error:
-            text = _told(error)
-            self._end_quietly("failed", text)
-            raise TrialFailedError(text) from error
+        self._begun = True
+        answer, kept = self._workers.train_epoch(self._spec, self._leg, self._stop.asked)
+        if isinstance(answer, Trained):
+            finished, paused = answer.state == "finished", answer.state == "paused"
+            row = answer.row | {"finished": finished, "done": finished or paused}
+            return row | {"paused": True} if paused else row
+        return self._failed(answer, kept)
 
     def cleanup(self) -> None:
-        """The process is let go: end the last run, and wait until Comet has everything."""
-        self._end_quietly("interrupted")
-        self._session.close()
-        self._claimed.release()
+        """The process is let go: end the last run and the other workers, and wait until Comet has everything."""
+        self._worker.end("interrupted")
+        self._workers.dismiss()
+        self._worker.close()
 
     def _take(self, config: dict[str, Any]) -> None:
         self._refused: str | None = config.get("refused")
         self._stop = StopFlag(config["sweep_id"])
+        self._begun = False
+        self._leg += 1
         if self._refused is None:
             self._spec = TrialSpec.model_validate_json(config["spec"])
-        self._run: Run | None = None
-        self._epochs: Iterator[EpochResult] | None = None
+        self._workers.start()
 
-    def _open(self) -> Iterator[EpochResult]:
-        if self._refused is not None:
-            raise ConfigError(self._refused)
-        if self._run is None or self._epochs is None:
-            self._run = Run(self._spec, self._session, Silent(), self._stop.asked)
-            self._epochs = self._run.epochs()
-        return self._epochs
+    def _failed(self, failure: Failure, kept: bool) -> dict[str, Any]:
+        """End the run with its cause. Raises TrialFailedError where these processes cannot take another trial."""
+        status: RunStatus = "interrupted" if failure.interrupted else "failed"
+        text = failure.text.removeprefix("InterruptedRunError: ") if failure.interrupted else failure.text
+        self._worker.end(status, text, out_of_memory=failure.out_of_memory)
+        if failure.out_of_memory:
+            # Worker 0 can go on with new workers, unless NCCL is left in the middle of an exchange.
+            kept = self._worker.release() and (kept or self._kept_group)
+        if not kept:
+            self._workers.dismiss()
+            raise TrialFailedError(failure.text, failure.out_of_memory, failure.preempted)
+        if failure.interrupted:
+            return {"interrupted": True, "done": True}
+        return {"failed": failure.text, "done": True} | ({"out_of_memory": True} if failure.out_of_memory else {})
 
-    def _end_lost(self) -> dict[str, Any]:
-        """End a run whose process was lost between its last epoch's checkpoint and its end."""
-        assert self._run is not None, "it was opened"
-        store = self._run.store
-        self._end("completed")
-        return read_metrics(store, self._spec.prefix)[-1] | {"finished": True, "done": True}
-
-    def _end_quietly(self, status: RunStatus, error: str | None = None) -> None:
-        """End a run that Ray has done with: what goes wrong is in its record, and is not the next trial's fault."""
+    def _record_stuck(self, cause: Failure) -> None:
+        """Leave the cause where the driver finds it: this process is about to end, in the middle of its run."""
         with suppress(TuneyardError):
-            self._end(status, error)
-
-    def _end(self, status: RunStatus, error: str | None = None) -> None:
-        run, self._run, self._epochs = self._run, None, None
-        if run is not None:
-            run.finish(status, error)
-
-
-def _told(error: BaseException) -> str:
-    """The error on one line; below it, unless its text was written for the user, where it came from."""
-    text = f"{type(error).__name__}: {error}"
-    return text if isinstance(error, TuneyardError) else f"{text}\n\n{traceback.format_exc()}"
+            self._worker.record_failure(self._spec, cause.text)

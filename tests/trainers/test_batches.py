@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from tuneyard.trainers.augment import Augmenter
+from tuneyard.trainers.augment import Augmenter, make_augmenter
 from tuneyard.trainers.batches import Batch, EvalBatches, TrainBatches, epoch_order, measure_normalization
 from tuneyard.trainers.dataset import Samples
 from tuneyard.trainers.errors import ConfigError, DataError
@@ -111,6 +111,15 @@ def test_augmentation_leaves_the_pool_as_it_is() -> None:
 def test_batches_that_cannot_be_made(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         train(**options)
+
+
+def test_a_thread_that_makes_batches_ahead_makes_the_same() -> None:
+    augmenter = make_augmenter(AUGMENT, 0, (8, 8, 1))
+    inline, batches = train(augmenter=augmenter), train(augmenter=augmenter, ahead=True)
+    next(iter(batches.epoch(0)))
+    for epoch, start in ((0, 0), (3, 2)):
+        assert_same(list(batches.epoch(epoch, start)), list(inline.epoch(epoch, start)))
+    batches.close()
 
 
 @pytest.mark.parametrize("mapped", [False, True])

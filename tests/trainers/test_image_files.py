@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tuneyard.trainers import image_files
+from tuneyard.trainers.decoded_cache import DecodedCache
 from tuneyard.trainers.errors import DataError
 from tuneyard.trainers.image_files import decode_files, resize
 
@@ -29,7 +30,9 @@ def write(path: Path, image: np.ndarray) -> Path:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif"])
 def test_every_format_comes_out_as_rgb(tmp_path: Path, suffix: str) -> None:
-    decoded = decode_files([write(tmp_path / f"a.{suffix}", picture())], 32, "auto", tmp_path / "cache", "fail")
+    decoded = decode_files(
+        [write(tmp_path / f"a.{suffix}", picture())], 32, "auto", DecodedCache(tmp_path / "cache"), "fail"
+    )
     assert decoded.images.shape == (1, 32, 32, 3)
     assert np.abs(decoded.images[0].astype(int) - picture()).mean() < 4
 
@@ -41,7 +44,7 @@ def test_an_image_that_is_cut_off_is_refused(tmp_path: Path, suffix: str, share:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(DataError, match=rf"a\.{suffix}: the image is"):
-        decode_files([path], 32, 3, tmp_path / "cache", "fail")
+        decode_files([path], 32, 3, DecodedCache(tmp_path / "cache"), "fail")
 
 
 def test_a_cut_off_jpeg_is_seen_without_the_decoders_help() -> None:
@@ -57,14 +60,14 @@ def test_a_cut_off_jpeg_is_seen_without_the_decoders_help() -> None:
 
 def test_auto_is_grey_only_if_every_image_is(tmp_path: Path) -> None:
     grey, colour = write(tmp_path / "a.png", picture(colour=False)), write(tmp_path / "b.png", picture())
-    assert decode_files([grey], 8, "auto", tmp_path / "cache", "fail").images.shape == (1, 8, 8, 1)
-    both = decode_files([grey, colour], 32, "auto", tmp_path / "cache", "fail").images
+    assert decode_files([grey], 8, "auto", DecodedCache(tmp_path / "cache"), "fail").images.shape == (1, 8, 8, 1)
+    both = decode_files([grey, colour], 32, "auto", DecodedCache(tmp_path / "cache"), "fail").images
     np.testing.assert_array_equal(both[0], np.repeat(picture(colour=False)[..., None], 3, axis=2))
     np.testing.assert_array_equal(both[1], picture())
 
 
 def test_colour_becomes_grey_where_one_channel_is_asked_for(tmp_path: Path) -> None:
-    decoded = decode_files([write(tmp_path / "a.png", picture())], 32, 1, tmp_path / "cache", "fail")
+    decoded = decode_files([write(tmp_path / "a.png", picture())], 32, 1, DecodedCache(tmp_path / "cache"), "fail")
     expected = picture() @ np.array([0.299, 0.587, 0.114])
     assert np.abs(decoded.images[0, ..., 0] - expected).max() <= 1
 
@@ -73,7 +76,7 @@ def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees, clockwise
     Image.fromarray(picture(colour=False)).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    decoded = decode_files([tmp_path / "a.jpg"], 32, 1, tmp_path / "cache", "fail").images[0, ..., 0]
+    decoded = decode_files([tmp_path / "a.jpg"], 32, 1, DecodedCache(tmp_path / "cache"), "fail").images[0, ..., 0]
     assert np.abs(decoded.astype(int) - np.rot90(picture(colour=False), -1)).mean() < 4
 
 
@@ -92,7 +95,7 @@ def damaged_set(folder: Path) -> list[Path]:
 
 def test_all_damaged_files_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="3 of 5 images") as caught:
-        decode_files(damaged_set(tmp_path), 32, 3, tmp_path / "cache", "fail")
+        decode_files(damaged_set(tmp_path), 32, 3, DecodedCache(tmp_path / "cache"), "fail")
     for line in (
         "empty.png: the file is empty",
         "missing.png: the file does not exist",
@@ -104,7 +107,7 @@ def test_all_damaged_files_are_told_at_once(tmp_path: Path) -> None:
 def test_skip_leaves_out_the_damaged_files_and_says_which(tmp_path: Path) -> None:
     paths = damaged_set(tmp_path)
     for _ in range(2):  # decoded, then from the cache
-        decoded = decode_files(paths, 32, 3, tmp_path / "cache", "skip")
+        decoded = decode_files(paths, 32, 3, DecodedCache(tmp_path / "cache"), "skip")
         assert decoded.kept.tolist() == [1, 3]
         np.testing.assert_array_equal(decoded.images, [picture(), 255 - picture()])
         assert [path.name for path, _ in decoded.failures] == ["empty.png", "missing.png", "text.png"]
@@ -112,14 +115,14 @@ def test_skip_leaves_out_the_damaged_files_and_says_which(tmp_path: Path) -> Non
 
 def test_a_cache_made_with_skip_does_not_satisfy_fail(tmp_path: Path) -> None:
     paths = damaged_set(tmp_path)
-    decode_files(paths, 32, 3, tmp_path / "cache", "skip")
+    decode_files(paths, 32, 3, DecodedCache(tmp_path / "cache"), "skip")
     with pytest.raises(DataError, match="3 of 5 images"):
-        decode_files(paths, 32, 3, tmp_path / "cache", "fail")
+        decode_files(paths, 32, 3, DecodedCache(tmp_path / "cache"), "fail")
 
 
 def test_nothing_left_after_skipping_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 of 1 images"):
-        decode_files([tmp_path / "missing.png"], 32, 3, tmp_path / "cache", "skip")
+        decode_files([tmp_path / "missing.png"], 32, 3, DecodedCache(tmp_path / "cache"), "skip")
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,14 +134,14 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     # Not by chmod: root may read everything.
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(DataError, match=r"a\.png: the file cannot be read: Permission denied"):
-        decode_files([path], 32, 3, tmp_path / "cache", "fail")
+        decode_files([path], 32, 3, DecodedCache(tmp_path / "cache"), "fail")
 
 
 def test_the_second_time_nothing_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.png", picture())
-    first = decode_files([path], 32, 3, tmp_path / "cache", "fail")
+    first = decode_files([path], 32, 3, DecodedCache(tmp_path / "cache"), "fail")
     monkeypatch.setattr(image_files, "_decode_all", None)
-    second = decode_files([path], 32, 3, tmp_path / "cache", "fail")
+    second = decode_files([path], 32, 3, DecodedCache(tmp_path / "cache"), "fail")
     assert isinstance(second.images, np.memmap)
     np.testing.assert_array_equal(first.images, second.images)
     assert first.digest == second.digest
@@ -146,10 +149,10 @@ def test_the_second_time_nothing_is_decoded(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_file_that_changed_is_decoded_again(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", picture())
-    first = decode_files([path], 32, 3, tmp_path / "cache", "fail")
+    first = decode_files([path], 32, 3, DecodedCache(tmp_path / "cache"), "fail")
     write(path, 255 - picture())
     os.utime(path, ns=(1, 1))
-    second = decode_files([path], 32, 3, tmp_path / "cache", "fail")
+    second = decode_files([path], 32, 3, DecodedCache(tmp_path / "cache"), "fail")
     np.testing.assert_array_equal(second.images[0], 255 - picture())
     assert first.digest != second.digest
 
@@ -165,9 +168,9 @@ def test_a_crash_leaves_no_half_cache(tmp_path: Path, monkeypatch: pytest.Monkey
         # As if the process had been killed: nothing is tidied up.
         patch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
         with pytest.raises(MemoryError):
-            decode_files([path], 32, 3, cache, "fail")
+            decode_files([path], 32, 3, DecodedCache(cache), "fail")
     assert [each.suffix for each in cache.iterdir() if each.is_dir()] == [".part"]
-    np.testing.assert_array_equal(decode_files([path], 32, 3, cache, "fail").images[0], picture())
+    np.testing.assert_array_equal(decode_files([path], 32, 3, DecodedCache(cache), "fail").images[0], picture())
     assert [each.suffix for each in cache.iterdir() if each.is_dir()] == [""]
 
 
@@ -181,7 +184,7 @@ def test_several_at_once_decode_only_once(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(image_files, "_decode_all", counted)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: decode_files([path], 32, 3, tmp_path / "cache", "fail"), range(4)))
+        list(pool.map(lambda _: decode_files([path], 32, 3, DecodedCache(tmp_path / "cache"), "fail"), range(4)))
     assert len(calls) == 1
 
 
@@ -189,11 +192,11 @@ def test_the_digest_is_of_content_and_not_of_place_or_time(tmp_path: Path) -> No
     first = write(tmp_path / "a.png", picture())
     second = Path(shutil.copy(first, tmp_path / "b.png"))
     os.utime(second, ns=(5, 5))
-    one = decode_files([first], 32, 3, tmp_path / "cache", "fail").digest
-    assert one == decode_files([second], 32, 3, tmp_path / "cache", "fail").digest
+    one = decode_files([first], 32, 3, DecodedCache(tmp_path / "cache"), "fail").digest
+    assert one == decode_files([second], 32, 3, DecodedCache(tmp_path / "cache"), "fail").digest
 
 
 def test_a_cache_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"Set data\.cache_dir"):
-        decode_files([write(tmp_path / "a.png", picture())], 32, 3, tmp_path / "file" / "cache", "fail")
+        decode_files([write(tmp_path / "a.png", picture())], 32, 3, DecodedCache(tmp_path / "file" / "cache"), "fail")

@@ -97,6 +97,7 @@ class Heard:
 
     began: list[str] = field(default_factory=list)
     rows: list[tuple[str, int]] = field(default_factory=list)
+    retried: list[tuple[str, str]] = field(default_factory=list)
     ended: dict[str, tuple[str, str | None]] = field(default_factory=dict)
 
     def trial_began(self, run_id: str, overrides: dict[str, Any]) -> None:
@@ -104,6 +105,9 @@ class Heard:
 
     def epoch_ended(self, run_id: str, row: dict[str, Any]) -> None:
         self.rows.append((run_id, int(row["epoch"])))
+
+    def trial_retried(self, run_id: str, error: str) -> None:
+        self.retried.append((run_id, error))
 
     def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
         self.ended[run_id] = (status, error)

@@ -14,7 +14,8 @@ from tuneyard.trainers.errors import ConfigError, MissingKeyError, StoreError
 from tuneyard.trainers.record import BestEpoch, Metric, read_run, write_record
 from tuneyard.trainers.store import Store, open_store
 from tuneyard.tune import run_folders
-from tuneyard.tune.comparison import Comparison, compare, finite, to_json
+from tuneyard.tune.comparison import Comparison, compare
+from tuneyard.tune.comparison_form import finite, to_json
 from tuneyard.tune.run_folders import find_runs
 
 LOSS = Metric(name="val/loss", mode="min")

@@ -22,7 +22,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 KINDS = ["good", "raises", "nan", "unbuildable", "killed", "refused", "poor"]
 CHOICES = [{"name": "task.py:Net", "args": {"kind": kind}} for kind in KINDS]
 CHOICES[5] = {"name": "task.py:Net", "agrs": {}}
-MIXED: dict[str, Any] = {"tune.search": "grid", "tune.trials": 16, "tune.space": {"model": {"choice": CHOICES}}}
+MIXED: dict[str, Any] = {
+    "tune.search": "grid", "tune.trials": 16, "tune.max_failures": 1, "tune.space": {"model": {"choice": CHOICES}},
+}  # fmt: skip
 TRIALS = dict(zip(KINDS, (f"{number:04d}" for number in range(1, 8)), strict=True))
 
 
@@ -85,8 +87,13 @@ def test_what_a_trial_came_to_before_it_failed_is_kept(mixed: Swept) -> None:
 
 
 def test_every_trial_is_told_from_its_beginning_to_its_end(mixed: Swept) -> None:
-    assert sorted(mixed.heard.began) == sorted(mixed.heard.ended) == sorted(TRIALS.values())
+    assert sorted(set(mixed.heard.began)) == sorted(mixed.heard.ended) == sorted(TRIALS.values())
     assert [epoch for run_id, epoch in mixed.heard.rows if run_id == TRIALS["good"]] == [1, 2, 3]
+
+
+def test_what_may_be_an_accident_is_tried_again_and_a_mistake_is_not(mixed: Swept) -> None:
+    assert sorted(run_id for run_id, _ in mixed.heard.retried) == [TRIALS["raises"], TRIALS["killed"]]
+    assert mixed.records[TRIALS["raises"]].attempts == 2
 
 
 @pytest.fixture(scope="module")

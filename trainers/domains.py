@@ -1,0 +1,114 @@
+"""What the domains of a search space allow: their values, and which keys count where some are conditional."""
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from tuneyard.trainers.errors import ConfigError
+from tuneyard.trainers.experiment import Domain
+
+Space = Mapping[str, Domain]
+
+
+def allowed_values(domain: Domain) -> list[Any] | None:
+    """Every value in order; None where there is no end of them."""
+    match domain.kind:
+        case "choice":
+            return domain.values
+        case "uniform" | "loguniform":
+            return None
+        case "randint":
+            low, high = domain.values
+            return list(range(low, high + 1))
+        case _:
+            return [at_step(domain, index) for index in range(last_step(domain) + 1)]
+
+
+def last_step(domain: Domain) -> int:
+    """How many whole steps a quantized range holds."""
+    low, high, step = (Decimal(str(value)) for value in domain.values)
+    return int((high - low) // step)
+
+
+def at_step(domain: Domain, index: int) -> Any:
+    """The low end and so many steps. As decimals, so that 0.3 is 0.3 and not three times 0.1, which is more."""
+    low, _, step = (Decimal(str(value)) for value in domain.values)
+    return int(low + index * step) if domain.kind == "qrandint" else float(low + index * step)
+
+
+def contains(domain: Domain, value: Any) -> bool:
+    """Is this one of the domain's values?
+
+    A choice must be the same in JSON, since to Python 1, 1.0 and true are equal; of numbers 1 is as good as 1.0, but a
+    whole number must be one.
+    """
+    if domain.kind == "choice":
+        return as_text(value) in [as_text(choice) for choice in domain.values]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if domain.kind in ("randint", "qrandint") and not isinstance(value, int):
+        return False
+    low, high = domain.values[:2]
+    if not low <= value <= high:
+        return False
+    if domain.kind not in ("quniform", "qloguniform", "qrandint"):
+        return True
+    index = min(round((value - low) / domain.values[2]), last_step(domain))
+    return abs(at_step(domain, index) - value) <= 1e-9 * max(abs(low), abs(high))
+
+
+def described(domain: Domain) -> str:
+    """The values in words."""
+    if domain.kind == "choice":
+        return ", ".join(as_text(choice) for choice in domain.values)
+    low, high, *step = domain.values
+    whole = "a whole number " if domain.kind in ("randint", "qrandint") else ""
+    return f"{whole}from {low:g} to {high:g}" + (f" in steps of {step[0]:g}" if step else "")
+
+
+def as_text(value: Any) -> str:
+    """The value as JSON, by which values are compared."""
+    return json.dumps(value, sort_keys=True)
+
+
+def is_active(domain: Domain, values: Mapping[str, Any]) -> bool:
+    """Does the key count in a trial with these values? Its parents must be among them where they count themselves."""
+    return all(key in values and as_text(values[key]) in _texts(wanted) for key, wanted in domain.when.items())
+
+
+def _texts(wanted: Any) -> list[str]:
+    return [as_text(value) for value in (wanted if isinstance(wanted, list) else [wanted])]
+
+
+def parents_first(space: Space) -> list[str]:
+    """The keys in the space's order, but each after those that its `when` names.
+
+    Raises ConfigError where conditions go round in a circle, or name a key that is not of the space.
+    """
+    ordered: list[str] = []
+    for key in space:
+        _visit(space, key, (), ordered)
+    return ordered
+
+
+def _visit(space: Space, key: str, path: tuple[str, ...], ordered: list[str]) -> None:
+    if key in path:
+        circle = " -> ".join((*path[path.index(key) :], key))
+        raise ConfigError(f"tune.space.{key}.when: the conditions go round in a circle ({circle}); take one away.")
+    if key in ordered:
+        return
+    for parent in space[key].when:
+        if parent not in space:
+            raise ConfigError(f"tune.space.{key}.when: {parent!r} is not a key of tune.space.")
+        _visit(space, parent, (*path, key), ordered)
+    ordered.append(key)
+
+
+def active_only(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the keys that count, in the space's order; keys that are not of the space are left out."""
+    active: dict[str, Any] = {}
+    for key in parents_first(space):
+        if key in values and is_active(space[key], active):
+            active[key] = values[key]
+    return {key: active[key] for key in space if key in active}
