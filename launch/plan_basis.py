@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuneyard.trainers.errors import ConfigError, DataError, ModelError
+from tuneyard.trainers.errors import TuneyardError
 from tuneyard.trainers.experiment import Experiment, Prices, TuneConfig
 from tuneyard.trainers.loading import with_overrides
 from tuneyard.trainers.spec import TrialSpec
@@ -117,5 +117,5 @@ def measure(
             again = train.on_out_of_memory == "accumulate" and train.batch_size >= 2 * train.accumulate * workers
             if not again:
                 return Measured(values, None, str(error))
-        except (ConfigError, ModelError, DataError) as error:
+        except TuneyardError as error:
             return Measured(values, None, str(error))

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from tuneyard.trainers.errors import CheckpointError, ConfigError, choose_from
-from tuneyard.trainers.experiment import Experiment, TuneConfig
+from tuneyard.trainers.experiment import DeepSpeedConfig, Experiment, TuneConfig
 from tuneyard.trainers.loading import with_overrides
+from tuneyard.trainers.sweep_checks import condition_problems, search_problems
 
 MAY_CHANGE_ON_RESUME = (
     "tune", "checkpoint", "tracking", "resources", "train.epochs", "model.pretrained", "data.cache_dir",
@@ -106,7 +107,11 @@ def model_variants(experiment: Experiment) -> list[Experiment]:
 def _one_by_one(experiment: Experiment, prefix: str) -> list[Experiment]:
     """The experiment with each end value of each searched key at or below `prefix`, one key at a time."""
     keys = [key for key in (experiment.tune.space if experiment.tune else {}) if f"{key}.".startswith(f"{prefix}.")]
-    return [with_overrides(experiment, {key: value}) for key in keys for value in _sample_values(experiment.tune, key)]
+    return [
+        with_overrides(experiment, {**_parents(experiment.tune, key), key: value})
+        for key in keys
+        for value in _sample_values(experiment.tune, key)
+    ]
 
 
 def _training(experiment: Experiment, workers: int) -> list[str]:
@@ -116,6 +121,16 @@ def _training(experiment: Experiment, workers: int) -> list[str]:
         problems.append(
             f"train.batch_size: {train.batch_size} is the global batch, and cannot be shared by {workers} worker(s) "
             f"times train.accumulate {train.accumulate}; give at least {workers * train.accumulate}."
+        )
+    if train.strategy == "ddp" and train.deepspeed != DeepSpeedConfig():
+        problems.append(
+            "train.deepspeed: given, but train.strategy is ddp, which goes without DeepSpeed; allowed with zero1, "
+            "zero2 and zero3. Change the strategy, or leave train.deepspeed out."
+        )
+    elif train.deepspeed.offload == "all" and train.strategy != "zero3":
+        problems.append(
+            f"train.deepspeed.offload: all moves the parameters too, which only zero3 can, and train.strategy is "
+            f"{train.strategy}; give offload: optimizer, or strategy: zero3."
         )
     if schedule.warmup_epochs >= train.epochs:
         problems.append(
@@ -131,21 +146,18 @@ def _training(experiment: Experiment, workers: int) -> list[str]:
 
 
 def _sweep(experiment: Experiment, tune: TuneConfig) -> list[str]:
-    problems = []
-    for key, domain in tune.space.items():
+    problems = search_problems(tune)
+    if condition_problems(tune.space):
+        return problems
+    for key in tune.space:
         if any(f"{key}.".startswith(f"{fixed}.") or f"{fixed}.".startswith(f"{key}.") for fixed in FIXED_IN_A_SWEEP):
             problems.append(f"tune.space.{key}: this key is the same for a whole sweep and cannot be searched.")
             continue
         try:
             for value in _sample_values(tune, key):
-                with_overrides(experiment, {key: value})
+                with_overrides(experiment, {**_parents(tune, key), key: value})
         except ConfigError as error:
             problems.append(f"tune.space.{key}: " + str(error).split("\n", 1)[-1].strip())
-        if tune.search == "grid" and domain.kind in ("uniform", "loguniform"):
-            problems.append(
-                f"tune.space.{key}: {domain.kind} has no end of values, and tune.search is grid; give choice, randint "
-                "or a quantized range, or search: tpe."
-            )
     problems += _population(experiment, tune)
     return problems or _worst_trial(experiment, tune)
 
@@ -175,7 +187,18 @@ def _population(experiment: Experiment, tune: TuneConfig) -> list[str]:
 
 def _worst_trial(experiment: Experiment, tune: TuneConfig) -> list[str]:
     """What is impossible in the trial that draws the least favourable ends of all its ranges at once."""
-    drawn = {key: pick(_sample_values(tune, key)) for key, pick in LEAST_FAVOURABLE.items() if key in tune.space}
+    found = [_impossible(experiment, tune, drawn) for drawn in _worst_draws(tune)]
+    return next((problems for problems in found if problems), [])
+
+
+def _worst_draws(tune: TuneConfig) -> list[dict[str, Any]]:
+    """The worst of the keys that always count; then the same beside each conditional key and what it asks for."""
+    worst = {key: pick(_sample_values(tune, key)) for key, pick in LEAST_FAVOURABLE.items() if key in tune.space}
+    always = {key: value for key, value in worst.items() if not tune.space[key].when}
+    return [always] + [always | _parents(tune, key) | {key: worst[key]} for key in worst if tune.space[key].when]
+
+
+def _impossible(experiment: Experiment, tune: TuneConfig, drawn: dict[str, Any]) -> list[str]:
     worst = with_overrides(experiment, drawn)
     problems = _training(worst, workers=1) if drawn else []
     if tune.scheduler in ("asha", "hyperband", "median") and tune.grace_epochs > worst.train.epochs:
@@ -184,6 +207,14 @@ def _worst_trial(experiment: Experiment, tune: TuneConfig) -> list[str]:
         )
     trial = ", ".join(f"{key}={value}" for key, value in drawn.items())
     return [f"tune.space, in a trial with {trial}: {problem}" if drawn else problem for problem in problems]
+
+
+def _parents(tune: TuneConfig | None, key: str) -> dict[str, Any]:
+    """What a key's `when`, and those of its parents, ask for: the first of the values that each allows."""
+    found: dict[str, Any] = {}
+    for parent, wanted in tune.space[key].when.items() if tune else ():
+        found |= _parents(tune, parent) | {parent: wanted[0] if isinstance(wanted, list) else wanted}
+    return found
 
 
 def _sample_values(tune: TuneConfig | None, key: str) -> list[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from tuneyard.trainers.errors import ConfigError
+from tuneyard.trainers.errors import ConfigError, choose_from
 from tuneyard.trainers.experiment import Domain
 
 Space = Mapping[str, Domain]
@@ -112,3 +112,39 @@ def active_only(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
         if key in values and is_active(space[key], active):
             active[key] = values[key]
     return {key: active[key] for key in space if key in active}
+
+
+def point_problems(space: Space, point: Mapping[str, Any], *, whole: bool) -> list[str]:
+    """What keeps these values from being a point of the space, a sentence each; `whole`: no key may be missing."""
+    problems = [choose_from("key of tune.space", key, space) for key in point if key not in space]
+    problems += [
+        f"{key}: given {point[key]!r}; allowed: {described(domain)}."
+        for key, domain in space.items()
+        if key in point and not contains(domain, point[key])
+    ]
+    if problems:
+        return problems
+    idle = [key for key in point if any(_excluded(wanted, point, key) for key, wanted in space[key].when.items())]
+    problems += [
+        f"{key}: does not count beside the other values; leave it out (tune.space.{key}.when)." for key in idle
+    ]
+    if whole:
+        problems += [f"{key}: missing." for key in _missing(space, point)]
+    return problems
+
+
+def _excluded(wanted: Any, point: Mapping[str, Any], parent: str) -> bool:
+    return parent in point and as_text(point[parent]) not in _texts(wanted)
+
+
+def _missing(space: Space, point: Mapping[str, Any]) -> list[str]:
+    active: dict[str, Any] = {}
+    missing = []
+    for key in parents_first(space):
+        if not is_active(space[key], active):
+            continue
+        if key in point:
+            active[key] = point[key]
+        else:
+            missing.append(key)
+    return missing

@@ -248,6 +248,8 @@ def _join_for_deepspeed(cpu: bool) -> bool:
 
 
 def _accelerator(train: TrainConfig, project_dir: Path, *, cpu: bool) -> Accelerator:
+    # Otherwise Accelerate would give each of several workers on a CPU a number of threads of its own choice.
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     # Of a group that was joined already: two workers on one GPU talk by gloo.
     backend = dist.get_backend() if process_group.joined() else None
     handlers = [InitProcessGroupKwargs(timeout=TIMEOUT, backend=backend)]
@@ -258,6 +260,8 @@ def _accelerator(train: TrainConfig, project_dir: Path, *, cpu: bool) -> Acceler
     config = zero_config(train, dist.get_world_size(), project_dir, cpu=cpu)
     import_deepspeed(cpu=cpu)
     plugin = DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False)
+    # It tells the package transformers of the configuration, and fails where that is not installed.
+    plugin.set_deepspeed_weakref = lambda: None
     # With cpu=True Accelerate would overlook DeepSpeed.
     return Accelerator(
         mixed_precision="no", device_placement=False, kwargs_handlers=handlers, deepspeed_plugin=plugin,

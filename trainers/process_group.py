@@ -6,6 +6,7 @@ torch is imported where it is needed: the process that starts the workers asks f
 import logging
 import os
 import socket
+import sys
 from datetime import timedelta
 from typing import Literal
 
@@ -50,7 +51,7 @@ def join(
 
 
 def join_alone(backend: Backend) -> None:
-    """A group of this process alone, for what cannot do without one. Opens no port."""
+    """A group of this process alone, for what cannot do without one; nobody else can join."""
     import torch.distributed as dist
 
     _announce(0, 1, 0, 1, "127.0.0.1", 0)
@@ -66,7 +67,11 @@ def leave() -> None:
     """Leave the group, if any. The other workers are not waited for."""
     import torch.distributed as dist
 
-    if dist.is_initialized():
+    deepspeed = sys.modules.get("deepspeed.comm")
+    if deepspeed is not None and deepspeed.is_initialized() and dist.is_initialized():
+        # DeepSpeed, if anything has imported it, forgets the groups that it derived from this one.
+        deepspeed.destroy_process_group()
+    elif dist.is_initialized():
         dist.destroy_process_group()
     for name in (*VARIABLES, *INTERFACES):
         os.environ.pop(name, None)

@@ -19,9 +19,12 @@ def import_deepspeed(*, cpu: bool) -> None:
     """Import DeepSpeed, which takes seconds, for this kind of device, and without log lines on the user's terminal."""
     if cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed.ops
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
+    # Where there is a compiler it would spend minutes on building this, which serves inference alone.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 class LossScale:
@@ -151,6 +154,7 @@ class Zero:
         """
         from deepspeed.utils import safe_get_full_optimizer_state
 
+        self._link_state()
         sample: dict[str, torch.Tensor] = next(iter(self._optimizer.state.values()), {})
         state: dict[int, dict[str, Any]] = {}
         for place, parameter in enumerate(parameter for group in self._groups for parameter in group):
@@ -194,7 +198,10 @@ class Zero:
                     self._set_share(parameter, name, value)
 
     def _link_state(self) -> None:
-        """Let DeepSpeed find the parts of the new tensors again that belong to each parameter."""
+        """Let DeepSpeed find the part of the state again that belongs to each parameter.
+
+        It looks after the step of the first group alone, when the others have no state yet, and never again.
+        """
         if not self.sharded_weights and self._optimizer.state:
             self.engine.optimizer._hp_optimizer_states_linked = False
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
@@ -222,7 +229,7 @@ def _gathered(parameter: nn.Parameter | None, *, changed: bool = False) -> Itera
 
     A buffer (None) is whole anyway.
     """
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     with GatheredParameters([parameter] if parameter is not None else [], modifier_rank=0 if changed else None):
         yield

@@ -138,7 +138,7 @@ class Budget:
         return None
 
     def _too_little_left(self, epochs: int) -> str | None:
-        if not self._limited or not self._epoch_times:
+        if not self._limited:
             return None
         leg_hours = self._seconds_of(epochs) / SECONDS_PER_HOUR
         others_hours = sum(self._seconds_left(run_id) for run_id in self._legs) / SECONDS_PER_HOUR

@@ -2,22 +2,32 @@
 
 from pathlib import Path
 
-from tuneyard.trainers.errors import ConfigError, choose_from
 from tuneyard.trainers.experiment import TuneConfig
-from tuneyard.trainers.names import load_object
+from tuneyard.trainers.names import is_user_reference, load_object
+from tuneyard.trainers.sweep_checks import check_search
 from tuneyard.tune.plain_searchers import PointsFirst
 from tuneyard.tune.searcher import Searcher
+from tuneyard.tune.user_searcher import UserSearcher
 
 SEARCHERS = {
     "random": "tuneyard.tune.plain_searchers:RandomSearcher",
     "grid": "tuneyard.tune.plain_searchers:GridSearcher",
     "tpe": "tuneyard.tune.tpe:TpeSearcher",
+    "gp": "tuneyard.tune.gp:GpSearcher",
+    "cmaes": "tuneyard.tune.cma_es:CmaEsSearcher",
 }
 
 
 def build_searcher(config: TuneConfig, project_dir: Path) -> Searcher:
-    """The searcher that `tune.search` names, with `tune.points` before all else."""
-    if config.search not in SEARCHERS:
-        raise ConfigError(choose_from("tune.search", config.search, [*SEARCHERS, "task.py:MySearch"]))
-    made: Searcher = load_object(SEARCHERS[config.search])(config)
+    """The searcher that `tune.search` names, with `tune.points` before all else.
+
+    project_dir: where `task.py:MySearch` is looked for.
+
+    Raises ConfigError where there is no such searcher, or it cannot search this space.
+    """
+    check_search(config)
+    if is_user_reference(config.search):
+        made: Searcher = UserSearcher(config, project_dir)
+    else:
+        made = load_object(SEARCHERS[config.search])(config)
     return made if config.search == "grid" or not config.points else PointsFirst(config, made)

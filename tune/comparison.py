@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
+from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 from tuneyard.trainers.errors import ConfigError, StoreError, choose_from
@@ -158,10 +159,11 @@ def unique_labels(uris: Sequence[str]) -> tuple[str, ...]:
 
 def _rank(trial: TrialRuns, metric: Metric) -> tuple[bool, bool, bool, float]:
     """Low is good. A failed trial never is the best one, whatever it came to before, nor is one lucky fold of five."""
-    value = trial.value(metric)
-    if value is None:
+    bests = trial.bests(metric)
+    if not bests:
         return True, True, True, math.inf
-    incomplete = not trial.complete(metric)
+    value = fmean(bests)
+    incomplete = len(bests) < trial.wanted
     return False, trial.status == "failed", incomplete, -value if metric.mode == "max" else value
 
 

@@ -205,7 +205,7 @@ def _behind(samples: Sequence[_Sample], p_values: Mapping[str, float]) -> str:
 
 def _p(p_values: Sequence[float]) -> str:
     low, high = min(p_values), max(p_values)
-    shown = [f"{p:.2g}" if p >= 0.001 else "0.001" for p in (low, high)]
+    shown = [f"{p:.2f}" if p >= 0.095 else f"{max(p, 0.001):.2g}" for p in (low, high)]
     if low == high or shown[0] == shown[1]:
         return f"p {'=' if low >= 0.001 else '<'} {shown[0]}"
     return f"p from {shown[0]} to {shown[1]}"

@@ -78,8 +78,8 @@ def _tune(
     everything = {name: amount * request.workers for name, amount in one.items()}
     searcher = DeskSearcher(desk, index, _config_maker(request, gpus), Room(everything, request.config.concurrent))
 
-    def write_failed(run_id: str, error: str) -> RunRecord:
-        return _write_failed(request, store, searcher.legs[run_id], error)
+    def write_failed(run_id: str, error: str, out_of_memory: bool) -> RunRecord:
+        return _write_failed(request, store, searcher.legs[run_id], error, out_of_memory=out_of_memory)
 
     relay = Relay(desk, index, watcher, write_failed)
     stopper = StopWhenAsked(request, desk, relay, lambda: searcher.error is not None)
@@ -99,6 +99,9 @@ def _tune(
         tuner.fit()
     if searcher.error is not None:
         raise searcher.error
+    for run_id in searcher.legs:
+        if desk.run(run_id).state == "paused" and not request.should_stop():
+            watcher.trial_ended(run_id, "stopped", None)  # nothing will take it up again
 
 
 def _config_maker(request: SweepRequest, gpus: float) -> ConfigMaker:
@@ -117,7 +120,7 @@ def _config_maker(request: SweepRequest, gpus: float) -> ConfigMaker:
     return make
 
 
-def _write_failed(request: SweepRequest, store: Store, leg: Leg, error: str) -> RunRecord:
+def _write_failed(request: SweepRequest, store: Store, leg: Leg, error: str, *, out_of_memory: bool) -> RunRecord:
     prefix = f"{request.prefix}{leg.run_id}/"
     try:
         record = read_run(store, prefix)
@@ -126,6 +129,8 @@ def _write_failed(request: SweepRequest, store: Store, leg: Leg, error: str) -> 
     if record.status != "failed" or not record.error:
         # It could not be built, or its process died before it could say so itself.
         record = record.model_copy(update={"status": "failed", "error": error, "ended": now()})
+    if out_of_memory:
+        record = record.model_copy(update={"out_of_memory": True})
     write_record(store, prefix, record)
     return record
 

@@ -50,7 +50,7 @@ class TrialReader:
         self._update(trials)
         read = [(row, trial) for trial, (_, row, _) in zip(trials, self._read, strict=False) if row is not None]
         rows = np.array([row for row, _ in read]).reshape(len(read), len(self._cube.axes))
-        scores = standings([trial.values if trial.status != "failed" else () for _, trial in read], self._mode, rows)
+        scores = standings([trial.values if trial.status != "failed" else () for _, trial in read], self._mode)
         losses = np.full((len(read), len(self._signs)), math.nan)
         for place, ((_, trial), score) in enumerate(zip(read, scores, strict=True)):
             if score is not None and len(trial.objectives) in (0, len(self._signs)):
@@ -71,6 +71,11 @@ class TrialReader:
             del self._read[place:]
             row = self._cube.row(trial.overrides)
             self._read.append((trial.overrides, row, "" if row is None else point_key(self._cube.point(row))))
+
+
+def random_first(config: TuneConfig) -> int:
+    """A model of a handful of points misleads: a quarter of the sweep, at most ten trials, is drawn at random first."""
+    return max(2, min(10, config.trials // 4))
 
 
 def point_key(point: dict[str, Any]) -> str:

@@ -53,7 +53,11 @@ class Parzen:
         logs = np.zeros((len(rows), len(self._weights)))
         for index, axis in enumerate(self._axes):
             places, centres = rows[:, index, None], self._rows[None, :, index]
-            dense = self._gaussian(axis, places, centres, self._widths[None, :, index]) if axis.ordered else self._choice(axis, places, centres)
+            dense = (
+                self._gaussian(axis, places, centres, self._widths[None, :, index])
+                if axis.ordered
+                else self._choice(axis, places, centres)
+            )
             flat = 1.0 / axis.count if axis.count else 1.0
             dense = np.where(np.isnan(centres), flat, dense)
             logs += np.where(np.isnan(places), 0.0, np.log(np.maximum(dense, 1e-300)))

@@ -10,7 +10,7 @@ from tuneyard.tune.rehearsal import Rehearsal, Rehearsed, Stage
 
 LEARNING_TREND = 2.0  # the most that a searcher's last trials are taken to be better, in what trials differ by
 LOW, HIGH = 0.05, 0.95
-EVENTS = 20_000
+FEWEST, MOST, EVENTS = 8, 40, 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,9 @@ def make_plan(stage: Stage) -> Plan:
     """
     # As many as can be played in a few seconds.
     [first] = _play(stage, BudgetConfig(), 1)
-    count = max(8, min(40, EVENTS // (first.epochs + first.legs + 1)))
+    # The test between folds after each leg takes as long as twenty other events.
+    events = first.epochs + first.legs * (20 if _folds(stage) > 1 else 1)
+    count = max(FEWEST, min(MOST, EVENTS // max(events, 1)))
     played = _play(stage, BudgetConfig(), count)
     limits = stage.config.budget
     limited = limits != BudgetConfig()

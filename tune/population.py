@@ -66,8 +66,10 @@ class Population:
         member.values = values
 
     def leg_end(self, run_id: str, epoch: int) -> int | None:
-        """The next multiple of `perturb_epochs`."""
-        every = self._config.perturb_epochs
+        """The next multiple of `perturb_epochs`; after a copy counted from where the copied member stood."""
+        member, every = self._members.get(run_id), self._config.perturb_epochs
+        if member and member.copies:
+            epoch = max(epoch, member.latest[0])
         end = (epoch // every + 1) * every
         return end if end < self._epochs else None
 
@@ -145,9 +147,11 @@ class Population:
         count = max(1, int(len(ranked) * self._config.quantile))
         if run_id not in ranked[-count:]:
             return []
-        top = {other: self._members[other] for other in ranked[:count]}
-        return [
-            other
-            for other, member in top.items()
-            if not member.gone and not member.copies and scores[other] > scores[run_id]
-        ]
+        return [other for other in ranked[:count] if scores[other] > scores[run_id] and self._may_copy(run_id, other)]
+
+    def _may_copy(self, run_id: str, source_id: str) -> bool:
+        """Is there a checkpoint of the other one's own, and none that would take the member back in time?"""
+        source = self._members[source_id]
+        if source.gone or source.copies or source.leg_began is None:
+            return False
+        return source.leg_began[0] >= self._members[run_id].latest[0]

@@ -96,11 +96,11 @@ class Relay(Callback):
     """Tells the desk, the index and the watcher what Ray tells us.
 
     Args:
-        failed: writes the record of a run that died without one.
+        failed: writes that a run failed, and whether for want of memory, where it could not do so itself.
     """
 
     def __init__(
-        self, desk: Desk, index: IndexWriter, watcher: SweepWatcher, failed: Callable[[str, str], RunRecord]
+        self, desk: Desk, index: IndexWriter, watcher: SweepWatcher, failed: Callable[[str, str, bool], RunRecord]
     ) -> None:
         self._desk, self._index, self._watcher, self._write_failed = desk, index, watcher, failed
         self.running: set[str] = set()
@@ -137,8 +137,7 @@ class Relay(Callback):
         if trial.config["run_id"] not in self.running:  # its process did not even start
             self.on_trial_start(iteration, trials, trial)
         error = _error_of(trial)
-        how: How = "preempted" if getattr(error, "preempted", False) else "lost"
-        self._failed(trial.config["run_id"], how, _told(error))
+        self._failed(trial.config["run_id"], _how(error), _told(error))
 
     def _failed(self, run_id: str, how: How, error: str) -> None:
         again = self._desk.leg_ended(run_id, how)
@@ -146,7 +145,7 @@ class Relay(Callback):
         if again:
             self._watcher.trial_retried(run_id, error)
             return
-        record = self._write_failed(run_id, error)
+        record = self._write_failed(run_id, error, how == "out_of_memory")
         self._watcher.trial_ended(run_id, "failed", record.error)
 
     def _ended(self, run_id: str, how: How) -> None:
@@ -209,6 +208,15 @@ def _error_of(trial: Any) -> BaseException | None:
     error = ray.cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).is_file() else None
     cause: BaseException | None = getattr(error, "cause", None) or error
     return cause
+
+
+def _how(error: BaseException | None) -> How:
+    """Whose fault it was that the processes are gone."""
+    if getattr(error, "preempted", False):
+        return "preempted"
+    # Ray ends a process where its machine runs out of memory, and says so in the error's text.
+    killed_for_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error)
+    return "out_of_memory" if killed_for_memory or getattr(error, "out_of_memory", False) else "lost"
 
 
 def _told(cause: BaseException | None) -> str:

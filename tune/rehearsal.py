@@ -108,9 +108,11 @@ class Rehearsal:
     def play(self) -> Rehearsed:
         """Play the sweep to its end."""
         self._now = self._stage.startup_s
-        while self._fill() or self._events:
+        self._fill()
+        while self._events:
             self._now, _, leg = heapq.heappop(self._events)
             self._epoch(leg)
+            self._fill()
         trials = list(self._desk.trials.values())
         return Rehearsed(
             trials=len(trials),
@@ -125,21 +127,18 @@ class Rehearsal:
             ended_by=self._desk.ended_by,
         )
 
-    def _fill(self) -> bool:
-        """Begin as many legs as may run at a time; was there any?"""
-        began = False
+    def _fill(self) -> None:
+        """Begin as many legs as may run at a time."""
         while len(self._events) < self._stage.parallel:
             leg = self._desk.next_leg()
             if leg is None:
                 break
-            began = True
             self._legs += 1
             fate = self._fate(self._desk.trials[leg.trial_id])
             if not fate.pace.epoch_s:
                 self._desk.leg_ended(leg.run_id, "refused")
                 continue
             self._push(leg, self._stage.setup_s)
-        return began
 
     def _epoch(self, leg: Leg) -> None:
         run = self._desk.run(leg.run_id)

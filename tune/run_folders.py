@@ -129,12 +129,14 @@ def find_runs(target: str, *, endpoint_url: str | None = None, region: str | Non
 
 
 def _best_of(rows: list[dict[str, float]], metric: Metric) -> BestEpoch | None:
-    best: BestEpoch | None = None
+    best, place = None, -1
     for index, row in enumerate(rows):
         value = row.get(metric.name)
-        if value is not None and metric.better(value, best.value if best else None):
-            best = BestEpoch(value=value, epoch=int(row.get("epoch", index)), step=int(row.get("step", 0)))
-    return best
+        if value is not None and metric.better(value, best):
+            best, place = value, index
+    if best is None:
+        return None
+    return BestEpoch(value=best, epoch=int(rows[place].get("epoch", place)), step=int(rows[place].get("step", 0)))
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:

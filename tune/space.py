@@ -83,9 +83,7 @@ def grid_values(key: str, domain: Domain) -> list[Any]:
     """The values of one axis; ConfigError where there is no end of them."""
     values = allowed_values(domain)
     if values is None:
-        raise ConfigError(
-            f"tune.space.{key}: {domain.kind} has no end of values for a grid; give choice or a step."
-        )
+        raise ConfigError(f"tune.space.{key}: {domain.kind} has no end of values for a grid; give choice or a step.")
     return values
 
 

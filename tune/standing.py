@@ -28,7 +28,7 @@ def running_best(values: Sequence[float], mode: Mode) -> list[float]:
     return best
 
 
-def standings(trials: Sequence[Sequence[float]], mode: Mode, rows: object = None) -> list[float | None]:
+def standings(trials: Sequence[Sequence[float]], mode: Mode) -> list[float | None]:
     """For each trial, given its values after each epoch, the value to compare it by; None where it has none."""
     curves = [running_best(values, mode) for values in trials]
     final: list[float | None] = [None] * len(curves)

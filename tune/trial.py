@@ -48,7 +48,8 @@ class Trial(tune.Trainable):
         self._kept_group = resources.backend == "gloo"
         self._worker = Worker(resources)
         self._workers = Workers(self._worker, resources, config["workers"], self._record_stuck)
-        self._leg = 0
+        self._leg, self._begun = 0, False
+        self._spec: TrialSpec
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

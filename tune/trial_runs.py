@@ -70,10 +70,6 @@ class TrialRuns:
         bests = self.bests(metric)
         return statistics.stdev(bests) if len(bests) > 1 else None
 
-    def complete(self, metric: Metric) -> bool:
-        """Has every run of a whole result a value?"""
-        return len(self.bests(metric)) >= self.wanted
-
     def objective(self, name: str, metric: Metric) -> float | None:
         """Another value in the best epoch, as the mean over the runs."""
         found = [row[name] for run in self.runs if name in (row := run.at_best(metric))]

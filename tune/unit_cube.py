@@ -95,7 +95,9 @@ class UnitCube:
         settled = rows.copy()
         for index, axis in enumerate(self.axes):
             if axis.count:
-                settled[:, index] = (np.minimum(np.floor(rows[:, index] * axis.count), axis.count - 1) + 0.5) / axis.count
+                settled[:, index] = (
+                    np.minimum(np.floor(rows[:, index] * axis.count), axis.count - 1) + 0.5
+                ) / axis.count
         # A parent comes before its children, so that one which does not count takes them with it.
         for child, parent, wanted in self._conditions:
             met = (np.abs(settled[:, parent, None] - wanted) < 0.25 / self.axes[parent].count).any(axis=1)

@@ -27,11 +27,11 @@ START_S = 300.0
 EXCHANGE_S = 600.0
 """For a worker to do its part of an exchange: how long a worker that hangs can hold up the others."""
 ALIKE_S = 5.0
-"""After a failure: all workers may be about to tell the same mistake, after which they can be kept."""
+"""After a mistake that is understood: all workers may be about to tell the same one, and can be kept then."""
 LOSS_S = 20.0
 """After a broken link: until Ray knows which process, or which machine, is gone."""
 KNOWN_S = 1.0
-"""After a worker is known to be gone."""
+"""After any other failure, or the loss of a worker."""
 BEHIND_S = 60.0
 """After worker 0 is done: for another to be done too."""
 LEAVE_S = 15.0
@@ -84,8 +84,8 @@ class Workers:
             return self._own.train_epoch(spec, leg, should_stop)
 
         if self._count == 1:
-            answer = own()
-            return answer, not isinstance(answer, Failure) or answer.understood
+            alone = own()
+            return alone, not isinstance(alone, Failure) or alone.understood
         answer, kept = self._together(own, "train_epoch", spec.model_dump_json(), leg)
         assert answer is not None, "an epoch has a result"
         return answer, kept
@@ -170,6 +170,7 @@ class _Watch(threading.Thread):
                 break
         self.verdict.behind = list(self._pending.values())
         if not self._own_done.is_set():
+            self.verdict.behind.append("worker 0")
             self._break_out()
         self.verdict.add_own(self._own)
 
@@ -238,12 +239,11 @@ class Verdict:
         """Has it been long enough since the first failure, or since worker 0 was done?"""
         if self._since is None:
             return False
-        if any(failure.lost for failure in self._failures):
-            patience = KNOWN_S
-        elif all(failure.link for failure in self._failures):
-            patience = LOSS_S if self._failures else BEHIND_S
+        causes = [failure for failure in self._failures if not failure.link]
+        if causes:
+            patience = ALIKE_S if all(failure.understood for failure in causes) else KNOWN_S
         else:
-            patience = ALIKE_S
+            patience = LOSS_S if self._failures else BEHIND_S
         return time.monotonic() - self._since > patience
 
     @property

@@ -2,12 +2,14 @@
 
 import io
 import math
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from tests.tune.records import store_at, write_big_sweep, write_run, write_sweep
+from tests.tune.trial_records import write_rich_sweep
 from tuneyard.launch.compare_table import Column, duration, fitting, render, short_names, show, sparkline
 from tuneyard.tune.comparison import compare
 
@@ -146,3 +148,31 @@ def test_settings_are_shown_in_few_characters(value: object, text: str) -> None:
 )
 def test_durations_are_rounded_to_what_matters(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_sweep_of_folds_has_a_row_for_each_trial(tmp_path: Path) -> None:
+    write_rich_sweep(store_at(tmp_path), 4)
+    lines = printed(tmp_path, 130)
+    assert lines[0] == "fashion · 4 trials of 32 runs: 3 completed, 1 stopped"
+    assert re.match(r"highest val/accuracy: 0\.\d{4} ± 0\.\d{4}, over 5 folds of 0000", lines[1])
+    start = next(i for i, line in enumerate(lines) if line.startswith("trial "))
+    rows = lines[start + 1 : start + 5]
+    assert [row.split()[0] for row in rows][-1] == "0002", "with two of five folds it stands behind the others"
+    assert "2/5 folds" in rows[-1]
+    assert [" ★ " in row for row in rows].count(True) == 2
+
+
+def test_the_front_the_confirmation_and_what_ended_the_sweep_are_told(tmp_path: Path) -> None:
+    write_rich_sweep(store_at(tmp_path), 4)
+    text = "\n".join(printed(tmp_path, 200))
+    assert "★ on the Pareto front of val/accuracy (max), images_per_s (max)" in text
+    assert "confirmed over 5 seeds\n0000  0.9300 ± 0.00" in text
+    assert "cannot be told apart by 5 seeds" in text
+    assert "ended: The budget is used up: 2.5 of 2.5 GPU-hours" in text
+    assert "spent: 1.25 hours, 2.5 GPU-hours, 3 USD" in text
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_sweep_of_folds_fits_into_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    write_rich_sweep(store_at(tmp_path), 4)
+    assert max(len(line) for line in printed(tmp_path, width) if "://" not in line) <= width

@@ -196,7 +196,7 @@ def test_a_mistake_ends_with_two_and_without_a_traceback(words: list[str], messa
         ("model.name=other.py:plain", ConfigError, "other.py does not exist. File: 'other.py' is not known"),
         ("model.name=broken.py:plain", ConfigError, "broken.py fails when imported: ZeroDivisionError"),
         ("data.image_size=4", ModelError, "do not go through task.py:plain"),
-        ("train.precision=fp16", ConfigError, "fp16 needs a GPU"),
+        ("train.deepspeed.offload=optimizer", ConfigError, "train.strategy is ddp, which goes without DeepSpeed"),
         ("resources.gpus_per_worker=1", ConfigError, "this machine shows no GPU"),
         ("train.batch_size=0", ConfigError, "train.batch_size: given 0; allowed: at least 1"),
         ("schedule.warmup_epochs=3", ConfigError, "must be below train.epochs"),

@@ -19,7 +19,7 @@ from tuneyard.trainers import build as build_module
 from tuneyard.trainers import run as run_module
 from tuneyard.trainers.build import build_trainer
 from tuneyard.trainers.engine import Engine
-from tuneyard.trainers.errors import ConfigError, DivergedError
+from tuneyard.trainers.errors import DivergedError
 from tuneyard.trainers.evaluation import evaluate_on_test
 from tuneyard.trainers.loop import Trainer
 from tuneyard.trainers.progress import Silent
@@ -148,17 +148,13 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     assert lengths[1] == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_bf16_trains_on_a_cpu(tmp_path: Path) -> None:
-    spec = make_spec(tmp_path, {"train.precision": "bf16"})
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains_on_a_cpu(precision: str, tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, {"train.precision": precision, "train.clip_norm": 1.0, "train.accumulate": 2})
     train_run(spec)
     rows = stored_rows(spec)
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
     assert {weight.dtype for weight in stored_weights(spec).values()} == {torch.float32}
-
-
-def test_fp16_without_a_gpu_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.precision: fp16 needs a GPU.* use bf16 or fp32"):
-        train_run(make_spec(tmp_path, {"train.precision": "fp16"}))
 
 
 def test_a_nan_stops_the_run_with_its_place_and_never_becomes_the_best(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +70,20 @@ class Jobs:
         path.write_text(json.dumps(sorted(self.jobs, key=lambda job: not job["alone"])))
         port = process_group.free_port()
         command = [sys.executable, "-m", "tests.trainers.kept_worker", str(path)]
-        workers = [
-            subprocess.Popen(
-                [*command, str(rank), "2", str(port)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )
-            for rank in range(2)
-        ]  # fmt: skip
+        told = [self.folder / f"told-{rank}.txt" for rank in range(2)]
+        workers = []
+        for rank in range(2):
+            with told[rank].open("wb") as out:
+                arguments = [*command, str(rank), "2", str(port)]
+                workers.append(subprocess.Popen(arguments, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT))
         try:
-            self.said = [worker.communicate(timeout=170)[0].decode() for worker in workers]
+            while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
+                time.sleep(0.05)
         finally:
             for worker in workers:
                 worker.kill()
+                worker.wait()
+        self.said = [path.read_text() for path in told]
         assert [worker.returncode for worker in workers] == [0, 0], "\n".join(self.said)
         return [json.loads((self.folder / f"out-{rank}.json").read_text()) for rank in range(2)]
 

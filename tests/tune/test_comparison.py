@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.tune.records import ACCURACY, store_at, write_big_sweep, write_run, write_sweep
+from tests.tune.trial_records import write_part, write_rich_sweep
 from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.trainers.errors import ConfigError, MissingKeyError, StoreError
-from tuneyard.trainers.record import BestEpoch, Metric, read_run, write_record
+from tuneyard.trainers.record import BestEpoch, Metric, read_run, read_sweep, write_record
 from tuneyard.trainers.store import Store, open_store
 from tuneyard.tune import run_folders
 from tuneyard.tune.comparison import Comparison, compare
@@ -284,3 +286,107 @@ def test_the_module_loads_neither_ray_nor_torch() -> None:
     code = "import sys, tuneyard.tune.comparison; print(*sorted({'ray', 'torch', 'boto3', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_folds_of_a_trial_are_one_row_with_their_mean_and_spread(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    for fold, accuracy in enumerate([0.5, 0.6, 0.7, 0.8, 0.9]):
+        write_part(store, "s/", "0001", {"fold": fold}, [0.1, accuracy])
+    (trial,) = compare([str(tmp_path)]).trials
+    assert trial.value(ACCURACY) == pytest.approx(0.7)
+    assert trial.std(ACCURACY) == pytest.approx(statistics.stdev([0.5, 0.6, 0.7, 0.8, 0.9]))
+    assert (trial.status, trial.wanted, trial.train_s) == ("completed", 5, 20.0)
+    assert trial.curve("val/accuracy") == pytest.approx([0.1, 0.7])
+    assert trial.uri == f"{store.uri}/s/0001"
+
+
+def test_a_few_lucky_folds_do_not_beat_a_whole_trial(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    for fold in range(5):
+        write_part(store, "s/", "0001", {"fold": fold}, [0.6])
+    for fold in range(2):
+        write_part(store, "s/", "0002", {"fold": fold}, [0.9])
+    comparison = compare([str(tmp_path)])
+    assert comparison.labels == ("0001", "0002")
+    assert [trial.status for trial in comparison.trials] == ["completed", "stopped"]
+    assert comparison.statuses == {"completed": 1, "stopped": 1}
+
+
+def test_folds_to_come_make_a_trial_of_a_running_sweep_paused(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_part(store, "sweep/", "0001", {"fold": 0}, [0.6], overrides={"optimizer.lr": 0.1})
+    write_sweep(store, "sweep/", ["0001-fold0"])
+    assert compare([str(tmp_path)]).trials[0].status == "stopped"
+    write_record(store, "sweep/", read_sweep(store, "sweep/").model_copy(update={"status": "running"}))
+    assert compare([str(tmp_path)]).trials[0].status == "paused"
+
+
+def test_a_failed_fold_fails_its_trial_and_a_failed_seed_does_not(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_part(store, "s/", "0001", {"fold": 0}, [0.6])
+    write_part(store, "s/", "0001", {"fold": 1}, [0.7], status="failed")
+    write_part(store, "s/", "0002", {}, [0.5])
+    write_part(store, "s/", "0002", {"seed": 1}, [0.4], status="failed")
+    whole, broken = compare([str(tmp_path)]).trials
+    assert (whole.status, broken.status) == ("completed", "failed")
+    assert broken.failed is not None
+    assert broken.failed.cause == "ValueError: bad"
+
+
+def test_seeds_confirm_a_trial_and_do_not_change_its_value(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_part(store, "s/", "0001", {}, [0.8], checkpoints=[10])
+    for seed in (1, 2, 3):
+        write_part(store, "s/", "0001", {"seed": seed}, [0.9])
+    (trial,) = compare([str(tmp_path)]).trials
+    assert (trial.value(ACCURACY), trial.std(ACCURACY), len(trial.confirming)) == (0.8, None, 3)
+    assert trial.checkpoint(ACCURACY) == f"{store.uri}/s/0001/checkpoints/0000000010"
+
+
+def test_seeds_of_which_the_trial_itself_is_not_there_are_averaged(tmp_path: Path) -> None:
+    for seed, accuracy in ((1, 0.8), (2, 0.9)):
+        write_part(store_at(tmp_path), "s/", "0001", {"seed": seed}, [accuracy])
+    (trial,) = compare([str(tmp_path)]).trials
+    assert trial.value(ACCURACY) == pytest.approx(0.85)
+
+
+def test_what_makes_the_parts_is_not_said_to_differ_between_trials(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    for trial, lr in (("0001", 0.1), ("0002", 0.2)):
+        for fold in range(3):
+            write_part(store, "s/", trial, {"fold": fold}, [0.5], overrides={"optimizer.lr": lr})
+        write_part(store, "s/", trial, {"seed": 7}, [0.5], overrides={"optimizer.lr": lr})
+    comparison = compare([str(tmp_path)])
+    assert comparison.differing == ("optimizer.lr",)
+    assert comparison.cautions == ()
+
+
+def test_trials_of_one_id_in_two_sweeps_stay_apart(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    for sweep in ("one", "two"):
+        for fold in range(2):
+            write_part(store, f"{sweep}/", "0001", {"fold": fold}, [0.5])
+    assert compare([str(tmp_path)]).labels == ("one/0001", "two/0001")
+
+
+def test_one_fold_given_alone_is_called_by_its_own_id(tmp_path: Path) -> None:
+    write_part(store_at(tmp_path), "s/", "0001", {"fold": 3}, [0.5])
+    assert compare([f"{tmp_path}/s/0001-fold3"]).labels == ("0001-fold3",)
+
+
+def test_json_has_every_run_and_every_trial(tmp_path: Path) -> None:
+    write_rich_sweep(store_at(tmp_path), 4)
+    form = json.loads(json.dumps(to_json(compare([str(tmp_path)])), allow_nan=False))
+    first = form["trials"][0]
+    assert (first["label"], first["folds"], first["pareto"], len(first["runs"])) == ("0000", [5, 5], True, 10)
+    parts = [form["runs"][place] for place in first["runs"]]
+    assert [run["part"] for run in parts[:5]] == [{"fold": fold} for fold in range(5)]
+    assert [run["confirming"] for run in parts] == [False] * 5 + [True] * 5
+    assert {run["trial"] for run in parts} == {0}
+    assert first["value"] == pytest.approx(statistics.fmean(run["best"]["value"] for run in parts[:5]))
+    assert form["objectives"] == [{"name": "images_per_s", "mode": "max"}]
+    assert first["objectives"] == {"images_per_s": 6000.0}
+    (sweep,) = form["sweeps"]
+    assert sweep["confirmation"]["verdict"]["winner"] == "0000"
+    assert (sweep["spent"]["gpu_hours"], sweep["currency"]) == (2.5, "USD")
+    assert "tune.budget.gpu_hours" in sweep["ended_by"]

@@ -109,3 +109,26 @@ def test_claims_that_are_made_at_once_share_no_core(tmp_path: Path) -> None:
     assert sorted(held) == CORES[:8]
     for claimed in claims:
         claimed.release()
+
+
+def test_a_claim_that_found_too_few_gets_them_later(tmp_path: Path) -> None:
+    process, _ = hold(len(CORES), tmp_path)
+    claimed = ClaimedCores(1, tmp_path)
+    assert not claimed.claim()
+    process.communicate()
+    assert claimed.claim()
+    assert claimed.cores == CORES[:1]
+    claimed.release()
+
+
+@needs_two
+def test_two_claims_of_several_cores_at_once_do_not_leave_both_with_none(tmp_path: Path) -> None:
+    claims: list[ClaimedCores] = []
+    threads = [threading.Thread(target=lambda: claims.append(ClaimedCores(len(CORES), tmp_path))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(len(claimed.cores) for claimed in claims) == [0] * 7 + [len(CORES)]
+    for claimed in claims:
+        claimed.release()

@@ -222,3 +222,13 @@ def test_asking_about_a_run_that_did_not_begin_deals_it_to_no_bracket() -> None:
     assert [hyperband.leg_end(str(number), 0) for number in range(8)] == [
         other.leg_end(str(number), 0) for number in range(8)
     ]
+
+
+def test_over_all_brackets_the_highest_rung_goes_first() -> None:
+    hyperband = scheduler(scheduler="hyperband", epochs=4)
+    for run_id in "abcdefgh":
+        hyperband.began(run_id, {})
+    low, high = ([run_id for run_id in "abcdefgh" if hyperband.leg_end(run_id, 0) == rung][:2] for rung in (1, 2))
+    at_rung(hyperband, {low[0]: 0.9, low[1]: 0.8})
+    at_rung(hyperband, {high[0]: 0.2, high[1]: 0.1}, epoch=2)
+    assert promoted(hyperband) == [high[0], low[0]]

@@ -131,6 +131,24 @@ def test_a_member_that_was_not_saved_yet_is_not_copied() -> None:
     assert [leg.clone_of for leg in legs(members)] == [None, None, None, "a"]
 
 
+def test_a_member_that_stands_behind_is_not_copied() -> None:
+    members = population()
+    begin(members)
+    come_to(members, 1, {"a": 0.5})
+    come_to(members, 2, {"b": 0.4, "c": 0.3, "d": 0.2})
+    assert [(leg.run_id, leg.clone_of) for leg in legs(members)] == [("a", None), ("b", None), ("c", None), ("d", None)]
+
+
+def test_a_member_that_has_just_copied_is_not_copied_itself() -> None:
+    members = population(quantile=0.5)
+    begin(members)
+    come_to(members, 1, VALUES)
+    assert [leg.clone_of for leg in legs(members)][:2] == [None, None]
+    come_to(members, 2, {"a": 0.1, "b": 0.15})
+    # "c" and "d" are at the top by what they last had, but their checkpoints are still of before their copies.
+    assert [leg.clone_of for leg in legs(members)] == [None, None]
+
+
 def test_a_value_that_is_not_finite_ends_its_member() -> None:
     members = population()
     begin(members)
@@ -142,7 +160,8 @@ def test_after_a_copy_the_member_stands_where_the_other_stood() -> None:
     begin(members)
     come_to(members, 2, {"a": 0.5})
     come_to(members, 1, {"b": 0.4, "c": 0.3, "d": 0.2})
-    legs(members)  # "d" goes on from "a", whose epoch is 2
+    assert [leg.clone_of for leg in legs(members)][2] == "a"
+    assert members.leg_end("d", 1) == 3
     come_to(members, 2, {"b": 0.6, "c": 0.7})
     come_to(members, 3, {"d": 0.1, "a": 0.8})
     assert [(leg.run_id, leg.clone_of) for leg in legs(members)] == [("b", None), ("c", None), ("a", None), ("d", "a")]

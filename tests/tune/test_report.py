@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune.records import store_at, write_big_sweep, write_run
+from tests.tune.trial_records import write_rich_sweep
 from tuneyard.trainers.errors import StoreError
 from tuneyard.tune.comparison import compare
 from tuneyard.tune.report import report_html, script_json, write_report
@@ -167,3 +168,37 @@ def test_markup_in_an_error_is_shown_and_not_run(tmp_path: Path) -> None:
     assert "<img" not in page
     assert texts(re.findall(r"<pre>(.*?)</pre>", page)) == [NASTY]
     assert NASTY in texts(re.findall(r"<td[^>]*>(.*?)</td>", page))
+
+
+@pytest.mark.chromium
+def test_a_sweep_of_folds_shows_trials_and_their_parts_where_one_is_chosen(tmp_path: Path) -> None:
+    write_rich_sweep(store_at(tmp_path / "runs"), 4)
+    page = dom(report(tmp_path / "runs"), tmp_path, "choose(0);")
+    comparison = compare([str(tmp_path / "runs")])
+    stars = ["★" if front else "" for front in comparison.on_front]
+    assert first_cells(page) == [label + star for label, star in zip(comparison.labels, stars, strict=True)]
+    assert len(re.findall(r'<path class="curve', page)) == 4
+    assert len(re.findall(r'<path class="part', page)) == 3 * 5 + 2
+    parts = texts(
+        re.findall(r"<td[^>]*>(.*?)</td>", re.findall(r'<table class="parts">.*?</table>', page, re.DOTALL)[0])
+    )
+    assert parts[:2] == ["0000-fold0", "fold 0"]
+    assert parts[5 * 6 : 5 * 6 + 2] == ["0000-seed1", "confirms: seed 1"]
+    assert re.search(r"0\.\d{4} ± 0\.\d{4}, mean and standard deviation of 5 runs", page)
+
+
+@pytest.mark.chromium
+def test_the_front_the_confirmation_and_what_ended_the_sweep_are_shown(tmp_path: Path) -> None:
+    write_rich_sweep(store_at(tmp_path / "runs"), 4)
+    page = dom(report(tmp_path / "runs"), tmp_path)
+    (front,) = re.findall(
+        r'<svg[^>]*aria-label="val/accuracy against images_per_s, the Pareto front marked".*?</svg>', page
+    )
+    assert len(re.findall(r"<circle", front)) == 4
+    assert len(re.findall(r'<circle[^>]*fill="var\(--best\)"', front)) == 2
+    (seeds,) = re.findall(r'<svg[^>]*aria-label="val/accuracy of each confirmed trial over seeds".*?</svg>', page)
+    assert (len(re.findall(r'class="spread"', seeds)), len(re.findall(r"<circle", seeds))) == (3, 18)
+    words = " ".join(texts(re.findall(r"<p[^>]*>(.*?)</p>", page)))
+    assert "cannot be told apart by 5 seeds" in words
+    assert "Ended: The budget is used up" in words
+    assert "2 trials on the Pareto front" in words

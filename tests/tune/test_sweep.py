@@ -111,7 +111,7 @@ def halved(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
 def test_asha_stops_poor_trials_and_their_records_say_so_to_the_last(halved: Swept) -> None:
     records = list(halved.records.values())
     assert records[0].status == "completed"
-    # The first poor trial may come to a rung before the good one; those after it never do.
+    # Of six at the rung two go on: the good one, and the best of the poor ones.
     assert [record.status for record in records[2:]] == ["stopped"] * 4
     assert [record.error for record in records[2:]] == [None] * 4
     assert {halved.heard.ended[record.run_id] for record in records[2:]} == {("stopped", None)}
@@ -119,13 +119,13 @@ def test_asha_stops_poor_trials_and_their_records_say_so_to_the_last(halved: Swe
 
 
 def test_processes_are_kept_from_trial_to_trial(halved: Swept) -> None:
-    # One more process evaluates the winner on the test set.
-    assert len(halved.built) == 7
-    assert len({line["pid"] for line in halved.built[:6]}) <= 2
+    # Six first legs, two more that were promoted; one more process evaluates the winner on the test set.
+    assert len(halved.built) == 9
+    assert len({line["pid"] for line in halved.built[:8]}) <= 2
 
 
 def test_trials_that_run_side_by_side_have_cores_of_their_own(halved: Swept) -> None:
-    cores = {line["pid"]: line["cores"] for line in halved.built[:6]}
+    cores = {line["pid"]: line["cores"] for line in halved.built[:8]}
     held = [core for of_one in cores.values() for core in of_one]
     assert [len(of_one) for of_one in cores.values()] == [1] * len(cores)
     assert len(set(held)) == len(held)
@@ -137,8 +137,8 @@ def test_the_best_trial_wins_and_it_alone_sees_the_test_set_once(halved: Swept) 
     assert halved.sweep.winner_test == halved.records["0001"].test
     assert halved.sweep.winner_test is not None
     assert 0.25 < halved.sweep.winner_test["test/accuracy"] <= 1.0
-    # One build for each trial, and one for the test.
-    assert [line["kind"] for line in halved.built].count("good") == 2
+    # Two legs, and the test.
+    assert [line["kind"] for line in halved.built].count("good") == 3
 
 
 SLOW: dict[str, Any] = {
@@ -244,7 +244,7 @@ def test_a_trial_lost_after_its_last_checkpoint_is_completed_by_a_resume(resumed
 
 def test_more_cores_than_ray_has_are_refused_and_the_sweep_is_not_left_running(local_ray: None, tmp_path: Path) -> None:
     make_project(tmp_path)
-    with pytest.raises(ConfigError, match=r"a trial asks for 64 cores and 0 GPUs, and Ray has 2 and 0"):
+    with pytest.raises(ConfigError, match=r"a trial asks for 64 cores and 0 GPUs .*, and Ray has 2 and 0"):
         sweep(tmp_path, {"resources.cpus_per_worker": 64})
     from tuneyard.trainers.store import open_store
 

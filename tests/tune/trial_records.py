@@ -49,12 +49,12 @@ def write_rich_sweep(store: Store, count: int, *, folds: int = FOLDS, length: in
             write_part(store, "sweep/", trial_id, {"fold": fold} if folds > 1 else {}, curve, overrides=values)
             runs.append(f"{trial_id}-fold{fold}")
     best = sorted(range(count), key=lambda number: (number * 7) % count)[:3]
-    values = {
-        f"{n:04d}": {s: 0.93 - 0.001 * i + 0.002 * math.sin(5.0 * s + n) for s in range(1, 6)}
-        for i, n in enumerate(best)
+    by_seed = {
+        f"{n:04d}": {seed: 0.93 - 0.001 * place + 0.002 * math.sin(5.0 * seed + n) for seed in range(1, 6)}
+        for place, n in enumerate(best)
     }
-    confirmation = confirm("val/accuracy", "max", values)
-    for trial, seeds in values.items():
+    confirmation = confirm("val/accuracy", "max", by_seed)
+    for trial, seeds in by_seed.items():
         for seed, value in seeds.items():
             write_part(store, "sweep/", trial, {"seed": seed}, [value - 0.1, value])
     write_sweep(store, "sweep/", runs)
