@@ -1,7 +1,8 @@
 """The sides of `trial_turnaround.py`, each run in a process of its own: `python turnaround_sides.py SIDE ...`.
 
-Every side trains reference/small-cnn on scikit-learn's digits, one epoch a trial, two trials at a time with one core
-each, on the Ray that is there already. It prints one line of JSON: its wall-clock seconds, from handing over the sweep
+Every side trains reference/small-cnn on scikit-learn's digits, one epoch a trial, on the Ray that is there already:
+two trials at a time with one core each, or one trial at a time with two workers of one core each (the class API's
+trials have one process in any case). It prints one line of JSON: its wall-clock seconds, from handing over the sweep
 to having its result, and the seconds that its trials spent in their pass over the training images. All else counts as
 cost, validation too; only the imports of the process that drives the sweep were made before.
 """
@@ -15,16 +16,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-CONCURRENT = 2
+CORES = 2
 BATCH_SIZE = 64
 WIDTH = 16
 HELD_OUT = 0.2
 
 
-def train_digits(config: dict[str, Any]) -> tuple[dict[str, float], Any]:
+def train_digits(config: dict[str, Any], rank: int = 0, workers: int = 1) -> tuple[dict[str, float], Any]:
     """What a user of the peers writes: data, net, one epoch, validation. The metrics, and the model's state."""
     import torch
     from sklearn.datasets import load_digits
+    from torch import nn
     from torch.nn import functional
 
     from tuneyard.trainers.small_cnn import SmallCnn
@@ -32,19 +34,20 @@ def train_digits(config: dict[str, Any]) -> tuple[dict[str, float], Any]:
     digits = load_digits()
     images = torch.tensor(digits.images / 16.0, dtype=torch.float32).unsqueeze(1)
     labels = torch.tensor(digits.target)
-    order = torch.randperm(len(labels))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     train, validation = order[int(HELD_OUT * len(order)) :], order[: int(HELD_OUT * len(order))]
     mean, std = images[train].mean(), images[train].std()
     images = ((images - mean) / std).to(memory_format=torch.channels_last)
     model = SmallCnn(channels=1, classes=10, width=WIDTH).to(memory_format=torch.channels_last)
+    network: nn.Module = nn.parallel.DistributedDataParallel(model) if workers > 1 else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], weight_decay=0.05, fused=True)
     steps = len(train) // BATCH_SIZE
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.train()
     began = time.perf_counter()
     for step in range(steps):
-        chosen = train[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-        loss = functional.cross_entropy(model(images[chosen]), labels[chosen])
+        chosen = train[step * BATCH_SIZE + rank : (step + 1) * BATCH_SIZE : workers]
+        loss = functional.cross_entropy(network(images[chosen]), labels[chosen])
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -68,12 +71,36 @@ def function_trial(config: dict[str, Any]) -> None:
         tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
+def class_trial() -> type:
+    """Ray Tune's class API, whose trainables can be kept: a step trains, a checkpoint is saved at the end."""
+    import torch
+    from ray import tune
+
+    class Digits(tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            self._config = config
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self._config = new_config
+            return True
+
+        def step(self) -> dict[str, Any]:
+            metrics, self._state = train_digits(self._config)
+            return metrics | {"done": True}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            torch.save(self._state, Path(checkpoint_dir) / "checkpoint.pt")
+
+    return Digits
+
+
 def train_worker(config: dict[str, Any]) -> None:
     """A worker of Ray Train: report with a checkpoint."""
     import torch
     from ray import train
 
-    metrics, state = train_digits(config)
+    context = train.get_context()
+    metrics, state = train_digits(config, context.get_world_rank(), context.get_world_size())
     with tempfile.TemporaryDirectory() as folder:
         torch.save(state, Path(folder) / "checkpoint.pt")
         train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))
@@ -88,7 +115,7 @@ def torch_trainer_trial(config: dict[str, Any]) -> None:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"lr": config["lr"]},
-        scaling_config=train.ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+        scaling_config=train.ScalingConfig(num_workers=config["workers"], resources_per_worker={"CPU": 1}),
         run_config=train.RunConfig(
             name=f"train-{tune.get_context().get_trial_id()}", storage_path=config["folder"],
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray's docs pass it so
@@ -103,22 +130,27 @@ def run_peer(arguments: argparse.Namespace) -> dict[str, Any]:
     from ray import tune
 
     inside = arguments.side == "torch-trainer"
+    at_a_time = CORES // arguments.workers
+    shared = {"folder": str(arguments.folder), "workers": arguments.workers} if inside else {}
     # The trial that only waits for its TorchTrainer needs no core, and Ray wants every trial to ask for something.
-    trainable = (
-        tune.with_resources(torch_trainer_trial, {"waiting": 1})
-        if inside
-        else tune.with_resources(function_trial, {"CPU": 1})
-    )
+    if inside:
+        trainable = tune.with_resources(torch_trainer_trial, {"waiting": 1})
+    else:
+        own = class_trial() if arguments.side.startswith("class") else function_trial
+        trainable = tune.with_resources(own, {"CPU": 1})
     ray.init(address=arguments.address, log_to_driver=False)
     began = time.perf_counter()
     tuner = tune.Tuner(
         trainable,
-        param_space={"lr": tune.loguniform(1e-3, 1e-2), **({"folder": str(arguments.folder)} if inside else {})},
+        param_space={"lr": tune.loguniform(1e-3, 1e-2), **shared},
         tune_config=tune.TuneConfig(
-            num_samples=arguments.trials, max_concurrent_trials=CONCURRENT, metric="accuracy", mode="max",
-            reuse_actors=arguments.side == "function API, kept",
+            num_samples=arguments.trials, max_concurrent_trials=at_a_time, metric="accuracy", mode="max",
+            reuse_actors=arguments.side.endswith("kept"),
         ),
-        run_config=tune.RunConfig(name="peer", storage_path=str(arguments.folder)),
+        run_config=tune.RunConfig(
+            name="peer", storage_path=str(arguments.folder),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=arguments.side.startswith("class")),
+        ),
     )  # fmt: skip
     results = tuner.fit()
     wall_s = time.perf_counter() - began
@@ -147,10 +179,10 @@ def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
             "model": {"args": {"width": WIDTH}},
             "train": {"epochs": 1, "batch_size": BATCH_SIZE},
             "tracking": {"comet": {"mode": "offline" if arguments.side == "tuneyard, comet offline" else "off"}},
-            "resources": {"cpus_per_worker": 1, "gpus_per_worker": 0},
+            "resources": {"workers": arguments.workers, "cpus_per_worker": 1, "gpus_per_worker": 0},
             "tune": {
-                "trials": arguments.trials, "search": "random", "scheduler": "none", "concurrent": CONCURRENT,
-                "space": {"optimizer.lr": {"loguniform": [1e-3, 1e-2]}},
+                "trials": arguments.trials, "search": "random", "scheduler": "none",
+                "concurrent": CORES // arguments.workers, "space": {"optimizer.lr": {"loguniform": [1e-3, 1e-2]}},
             },
         },
         where="the benchmark",
@@ -180,6 +212,9 @@ class _Quiet:
     def epoch_ended(self, run_id: str, row: dict[str, Any]) -> None:
         """Nothing."""
 
+    def trial_retried(self, run_id: str, error: str) -> None:
+        """Nothing."""
+
     def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
         """Nothing."""
 
@@ -189,10 +224,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "side",
-        choices=["tuneyard", "tuneyard, comet offline", "function API", "function API, kept", "torch-trainer"],
+        choices=[
+            "tuneyard",
+            "tuneyard, comet offline",
+            "function API",
+            "function API, kept",
+            "class API, kept",
+            "torch-trainer",
+        ],
     )
     parser.add_argument("--address", required=True, help="the running Ray")
     parser.add_argument("--trials", type=int, required=True)
+    parser.add_argument("--workers", type=int, default=1, help="of a trial")
     parser.add_argument("--folder", type=Path, required=True, help="where results and checkpoints go")
     arguments = parser.parse_args()
     measured = run_ours(arguments) if arguments.side.startswith("tuneyard") else run_peer(arguments)

@@ -12,6 +12,7 @@ from tuneyard.trainers.engine import Engine, seed_everything
 from tuneyard.trainers.loop import Trainer, Watcher
 from tuneyard.trainers.models import build_model
 from tuneyard.trainers.optim import build_optimizer, build_schedule
+from tuneyard.trainers.predictions import keeps_predictions
 from tuneyard.trainers.session import LoadedData, Session
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.tasks import task_class
@@ -49,6 +50,7 @@ def build_trainer(
     return Trainer(
         config=config, engine=engine, task=task, model=prepared, optimizer=wrapped, schedule=schedule, train=train,
         validation=validation, normalization=data.normalization, should_stop=should_stop, watcher=watcher,
+        keep_probabilities=keeps_predictions(experiment.data.validation),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tuneyard.trainers.domains import with_parents
 from tuneyard.trainers.errors import CheckpointError, ConfigError, choose_from
 from tuneyard.trainers.experiment import DeepSpeedConfig, Experiment, TuneConfig
 from tuneyard.trainers.loading import with_overrides
@@ -108,7 +109,7 @@ def _one_by_one(experiment: Experiment, prefix: str) -> list[Experiment]:
     """The experiment with each end value of each searched key at or below `prefix`, one key at a time."""
     keys = [key for key in (experiment.tune.space if experiment.tune else {}) if f"{key}.".startswith(f"{prefix}.")]
     return [
-        with_overrides(experiment, {**_parents(experiment.tune, key), key: value})
+        with_overrides(experiment, _with_parents(experiment.tune, {key: value}))
         for key in keys
         for value in _sample_values(experiment.tune, key)
     ]
@@ -155,7 +156,7 @@ def _sweep(experiment: Experiment, tune: TuneConfig) -> list[str]:
             continue
         try:
             for value in _sample_values(tune, key):
-                with_overrides(experiment, {**_parents(tune, key), key: value})
+                with_overrides(experiment, _with_parents(tune, {key: value}))
         except ConfigError as error:
             problems.append(f"tune.space.{key}: " + str(error).split("\n", 1)[-1].strip())
     problems += _population(experiment, tune)
@@ -195,7 +196,7 @@ def _worst_draws(tune: TuneConfig) -> list[dict[str, Any]]:
     """The worst of the keys that always count; then the same beside each conditional key and what it asks for."""
     worst = {key: pick(_sample_values(tune, key)) for key, pick in LEAST_FAVOURABLE.items() if key in tune.space}
     always = {key: value for key, value in worst.items() if not tune.space[key].when}
-    return [always] + [always | _parents(tune, key) | {key: worst[key]} for key in worst if tune.space[key].when]
+    return [always] + [always | _with_parents(tune, {key: worst[key]}) for key in worst if tune.space[key].when]
 
 
 def _impossible(experiment: Experiment, tune: TuneConfig, drawn: dict[str, Any]) -> list[str]:
@@ -209,12 +210,10 @@ def _impossible(experiment: Experiment, tune: TuneConfig, drawn: dict[str, Any])
     return [f"tune.space, in a trial with {trial}: {problem}" if drawn else problem for problem in problems]
 
 
-def _parents(tune: TuneConfig | None, key: str) -> dict[str, Any]:
-    """What a key's `when`, and those of its parents, ask for: the first of the values that each allows."""
-    found: dict[str, Any] = {}
-    for parent, wanted in tune.space[key].when.items() if tune else ():
-        found |= _parents(tune, parent) | {parent: wanted[0] if isinstance(wanted, list) else wanted}
-    return found
+def _with_parents(tune: TuneConfig | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """These values, and what their conditions ask of other keys."""
+    assert tune is not None
+    return with_parents(tune.space, values) or dict(values)
 
 
 def _sample_values(tune: TuneConfig | None, key: str) -> list[Any]:

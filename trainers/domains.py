@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from tuneyard.trainers.errors import ConfigError, choose_from
+from tuneyard.trainers.errors import ConfigError, nearest
 from tuneyard.trainers.experiment import Domain
 
 Space = Mapping[str, Domain]
@@ -55,7 +55,7 @@ def contains(domain: Domain, value: Any) -> bool:
     if domain.kind not in ("quniform", "qloguniform", "qrandint"):
         return True
     index = min(round((value - low) / domain.values[2]), last_step(domain))
-    return abs(at_step(domain, index) - value) <= 1e-9 * max(abs(low), abs(high))
+    return bool(abs(at_step(domain, index) - value) <= 1e-9 * max(abs(low), abs(high)))
 
 
 def described(domain: Domain) -> str:
@@ -114,9 +114,27 @@ def active_only(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: active[key] for key in space if key in active}
 
 
+def with_parents(space: Space, point: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The values, and for each parent that they leave out the first value beside which they count.
+
+    None where no value of a parent lets all of them count.
+    """
+    full = dict(point)
+    for parent in reversed(parents_first(space)):
+        wanted = [space[child].when[parent] for child in full if parent in space[child].when]
+        if parent in full or not wanted:
+            continue
+        first = wanted[0] if isinstance(wanted[0], list) else [wanted[0]]
+        fitting = [value for value in first if all(as_text(value) in _texts(other) for other in wanted)]
+        if not fitting:
+            return None
+        full[parent] = fitting[0]
+    return full
+
+
 def point_problems(space: Space, point: Mapping[str, Any], *, whole: bool) -> list[str]:
     """What keeps these values from being a point of the space, a sentence each; `whole`: no key may be missing."""
-    problems = [choose_from("key of tune.space", key, space) for key in point if key not in space]
+    problems = [_unknown(space, key) for key in point if key not in space]
     problems += [
         f"{key}: given {point[key]!r}; allowed: {described(domain)}."
         for key, domain in space.items()
@@ -128,9 +146,17 @@ def point_problems(space: Space, point: Mapping[str, Any], *, whole: bool) -> li
     problems += [
         f"{key}: does not count beside the other values; leave it out (tune.space.{key}.when)." for key in idle
     ]
+    if not idle and with_parents(space, point) is None:
+        problems.append(f"{', '.join(point)}: never count together (tune.space, `when`); leave some out.")
     if whole:
         problems += [f"{key}: missing." for key in _missing(space, point)]
     return problems
+
+
+def _unknown(space: Space, key: str) -> str:
+    near = nearest(key, space)
+    guess = f" Did you mean {near!r}?" if near else ""
+    return f"{key}: unknown key.{guess} Allowed: {', '.join(space)}."
 
 
 def _excluded(wanted: Any, point: Mapping[str, Any], parent: str) -> bool:

@@ -102,16 +102,17 @@ class Engine:
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """One optimizer step, left out by fp16 where the scaled gradients overflowed; no gradients are left behind."""
+        if self.scaler is not None:
+            # Otherwise a schedule whose first step follows a step that was left out complains of their order.
+            optimizer._opt_called = True  # type: ignore[attr-defined]
         if self._zero is not None:
-            self._zero.step()
-        elif isinstance(self.scaler, torch.amp.GradScaler):
+            self._zero.step()  # which also lets go of the gradients, but for those it keeps in main memory
+            return
+        if isinstance(self.scaler, torch.amp.GradScaler):
             self.scaler.step(optimizer)
             self.scaler.update()
         else:
             optimizer.step()
-        if self.scaler is not None:
-            # Otherwise a schedule whose first step follows a step that was left out complains of their order.
-            optimizer._opt_called = True  # type: ignore[attr-defined]
         optimizer.zero_grad(set_to_none=True)
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:

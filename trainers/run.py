@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tuneyard.trainers.build import build_trainer, count_parameters, test_metrics
@@ -119,6 +120,8 @@ class Run:
                 self.checkpoints.close()
                 if self._saved != self._origin.place:
                     drop_outdated(self.store, self.spec.prefix, self._origin.outdated)
+            if status == "completed":
+                self._complete_predictions()
             if status == "completed" and self.spec.evaluate_test:
                 test = self._evaluate_test()
         except TuneyardError as fault:
@@ -167,6 +170,20 @@ class Run:
 
     def _spent_s(self) -> float:
         return time.monotonic() - self._began
+
+    def _complete_predictions(self) -> None:
+        """Those of the best epoch may be missing, after a kill or in a clone: its checkpoint makes them again."""
+        if not self.engine.broadcast(self._reporter.lacks_predictions if self._reporter else None):
+            return
+        best = self.checkpoints.best() if self.engine.is_main else None
+        step = self.engine.broadcast(best.step if best else None)
+        if step is None:
+            return
+        loaded = self.checkpoints.load_parts(("model",), step=step)
+        self.engine.load_model(self.trainer.model, loaded["model"])
+        kept = self.trainer.evaluate(self.trainer.validation, keep=True).kept
+        if self._reporter and kept is not None:
+            self._reporter.keep_predictions(replace(kept, step=step))
 
     def _evaluate_test(self) -> dict[str, float] | None:
         """The one use of the test set: after training, with the best checkpoint."""

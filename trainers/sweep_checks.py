@@ -56,8 +56,10 @@ def condition_problems(space: Space) -> list[str]:
 
 
 def _value_problems(where: str, parent: Domain, values: list[Any]) -> list[str]:
-    if allowed_values(parent) is None:
-        return [f"{where}: {parent.kind} hardly ever draws one certain value; allowed: a key with choices or steps."]
+    if "uniform" in parent.kind and parent.kind != "quniform":
+        return [
+            f"{where}: {parent.kind} has no values that come up again; allowed: a key with choice, randint, qrandint or quniform."
+        ]
     if not values:
         return [f"{where}: no value is given; allowed: {described(parent)}."]
     return [

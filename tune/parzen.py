@@ -14,7 +14,6 @@ from scipy.special import ndtr, ndtri
 
 from tuneyard.tune.unit_cube import Axis, Floats
 
-
 NARROWEST = 100.0
 """No kernel is narrower than one part in so many of its range, or in the number of kernels."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tuneyard.trainers.domains import as_text
+from tuneyard.trainers.domains import as_text, with_parents
 from tuneyard.trainers.experiment import TuneConfig
 from tuneyard.tune.known_trials import TrialReader, point_key
 from tuneyard.tune.searcher import Searcher, Tried
@@ -51,7 +51,7 @@ class PointsFirst:
         for place, point in enumerate(self._config.points):
             if not any(_has(trial.overrides, point) for trial in trials):
                 row = np.random.default_rng([self._config.seed, place]).random(len(self._cube.axes))
-                return self._cube.point(row, fixed=point)
+                return self._cube.point(row, fixed=with_parents(self._config.space, point))
         return self._then.ask(trials)
 
 

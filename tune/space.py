@@ -54,11 +54,6 @@ def from_overrides(space: Mapping[str, Domain], overrides: Mapping[str, Any]) ->
     return {key: sampled[key] for key in space if key in sampled}
 
 
-def at_units(space: Mapping[str, Domain], units: Mapping[str, float]) -> Point:
-    """The point at these places, each from 0 up to 1, of its key's range; a choice's values have equal shares."""
-    return to_overrides(space, {key: _raw_at(space[key], unit) for key, unit in units.items()})
-
-
 def grid(space: Mapping[str, Domain], fixed: Mapping[str, Any] | None = None) -> list[Point]:
     """Every point of choices, whole numbers and steps, once each; the last key varies fastest.
 
@@ -142,16 +137,3 @@ def raw_of(domain: Domain, value: Any) -> float | int | None:
     if domain.kind == "choice":
         return [as_text(choice) for choice in domain.values].index(as_text(value))
     return value if domain.kind in ("randint", "qrandint") else float(value)
-
-
-def _raw_at(domain: Domain, unit: float) -> float | int:
-    low, high = (domain.values[0], domain.values[1]) if domain.kind != "choice" else (0, len(domain.values) - 1)
-    match domain.kind:
-        case "uniform":
-            return float(low + unit * (high - low))
-        case "loguniform" | "qloguniform":
-            return min(high, max(low, math.exp(math.log(low) + unit * math.log(high / low))))
-        case "quniform" | "qrandint":
-            return at_step(domain, int(unit * (last_step(domain) + 1)))  # type: ignore[no-any-return]
-        case _:
-            return int(low + int(unit * (high - low + 1)))

@@ -22,11 +22,14 @@ from tuneyard.tune.trials import Trial
 
 # Before Ray is imported anywhere: no files of its own loggers, no table of its own, no usage statistics, no warning
 # about GPUs that it hides from tasks without any; its SIGINT handler gives way to ours, an interrupted trial's last
-# result needs no metric, and the experiment state that it would save every few seconds is read by nobody.
+# result needs no metric, and the experiment state that it would save every few seconds is read by nobody. As many legs
+# may be pending as the searcher hands out, which knows how many fit: with Ray's limit of one, processes start one after
+# the other, and a leg that waits for its own is moved to the first that comes free, while its own is stopped half-way.
 RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",

@@ -126,11 +126,11 @@ def _place(axis: Axis, value: Any) -> float:
         return (axis.places[as_text(value)] + 0.5) / axis.count
     low, high = axis.bounds[:2]
     if axis.kind in ("loguniform", "qloguniform"):
-        return math.log(value / low) / math.log(high / low)
+        return float(math.log(value / low) / math.log(high / low))
     if not axis.count:
         return float((value - low) / (high - low))
     step = 1 if axis.kind == "randint" else axis.bounds[2]
-    return (min(round((value - low) / step), axis.count - 1) + 0.5) / axis.count
+    return float((min(round((value - low) / step), axis.count - 1) + 0.5) / axis.count)
 
 
 def _value(axis: Axis, place: float) -> Any:

@@ -109,7 +109,8 @@ class Workers:
             except Exception as error:  # noqa: BLE001 - whatever Ray says, the worker is not there
                 preempted = bool(getattr(error, "preempted", False))
                 self.dismiss()
-                return Failure("WorkerLostError", f"worker {rank} could not start: {error}", preempted=preempted)
+                text = f"WorkerLostError: worker {rank} of {self._count} could not start: {error}"
+                return Failure("WorkerLostError", text, lost=True, preempted=preempted)
         here = ray.util.get_node_ip_address()
         # On one machine nothing needs to be heard from outside.
         alone = set(self._places) == {here}

@@ -58,6 +58,14 @@ def test_a_batch_too_small_for_its_workers_and_accumulation() -> None:
     )
 
 
+def test_deepspeed_settings_that_the_strategy_cannot_use() -> None:
+    message = refusal(experiment({"train.deepspeed": {"offload": "optimizer"}}))
+    assert "train.deepspeed: given, but train.strategy is ddp" in message
+    message = refusal(experiment({"train.deepspeed": {"offload": "all"}, "train.strategy": "zero2"}))
+    assert "train.deepspeed.offload: all moves the parameters too, which only zero3 can" in message
+    check_experiment(experiment({"train.deepspeed": {"offload": "all"}, "train.strategy": "zero3"}))
+
+
 def test_a_normalization_for_other_channels() -> None:
     normalize = {"mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]}
     message = refusal(experiment({"data.normalize": normalize, "data.channels": 1}))
@@ -105,6 +113,80 @@ def test_a_swept_key_that_does_not_exist_or_whose_values_are_not_allowed(
 def test_a_grid_over_a_range_without_steps(domain: dict[str, Any]) -> None:
     message = refusal(sweep({"optimizer.lr": domain}, {"tune.search": "grid"}))
     assert "has no end of values, and tune.search is grid; give choice, randint or a quantized range" in message
+
+
+MOMENTUM = {"uniform": [0.5, 0.9], "when": {"optimizer.name": "sgd"}}
+NAMES = {"choice": ["sgd", "adamw"]}
+BOTH = {"optimizer.name": NAMES, "optimizer.momentum": MOMENTUM}
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"optimizer.momentum": MOMENTUM}, "optimizer.momentum.when (a key of tune.space): 'optimizer.name'"),
+        ({"optimizer.name": {"choice": ["adamw"]}, "optimizer.momentum": MOMENTUM}, 'given "sgd"; allowed: "adamw"'),
+        (
+            {"optimizer.lr": LR, "optimizer.momentum": {"uniform": [0.5, 0.9], "when": {"optimizer.lr": 1e-3}}},
+            "when.optimizer.lr: loguniform has no values that come up again",
+        ),
+        (
+            {"optimizer.name": NAMES | {"when": {"train.accumulate": 1}},
+             "train.accumulate": {"choice": [1, 2], "when": {"optimizer.name": "sgd"}}},
+            "the conditions go round in a circle",
+        ),
+    ],
+)  # fmt: skip
+def test_conditions_that_cannot_be(space: dict[str, Any], message: str) -> None:
+    assert message in refusal(sweep(space))
+
+
+def test_a_space_with_conditions_may_be_written_nested() -> None:
+    given = sweep({"optimizer": {"name": NAMES, "momentum": MOMENTUM}})
+    check_experiment(given, sweep=True)
+    assert given.tune is not None
+    assert given.tune.space["optimizer.momentum"].when == {"optimizer.name": "sgd"}
+
+
+def test_a_conditional_key_is_checked_beside_what_it_asks_for() -> None:
+    space = {
+        "train.epochs": {"choice": [2, 8]},
+        "schedule.warmup_epochs": {"uniform": [0, 2], "when": {"train.epochs": 8}},
+    }
+    check_experiment(sweep(space), sweep=True)
+    space["schedule.warmup_epochs"] = {"uniform": [0, 2], "when": {"train.epochs": 2}}
+    assert "in a trial with train.epochs=2, schedule.warmup_epochs=2.0" in refusal(sweep(space))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tune.search": "tpee"}, "tune.search: 'tpee' is not known. Did you mean 'tpe'?"),
+        ({"tune.search": "cmaes"}, "cmaes cannot search keys with `when`"),
+        ({"tune.objectives": {"val/accuracy": "max"}}, "tune.objectives.val/accuracy: is tune.metric already"),
+        ({"tune.points": [{"optimizer.name": "adam"}]}, "tune.points.0.optimizer.name: given 'adam'; allowed:"),
+        (
+            {"tune.points": [{}, {"optimizer.nam": "sgd"}]},
+            "tune.points.1.optimizer.nam: unknown key. Did you mean 'optimizer.name'?",
+        ),
+        (
+            {"tune.points": [{"optimizer.name": "adamw", "optimizer.momentum": 0.5}]},
+            "tune.points.0.optimizer.momentum: does not count beside the other values",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(sweep(BOTH, changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tune.objectives": {"images_per_s": "max"}}, "tune.search cmaes knows one objective"),
+        ({}, "cmaes needs two keys that are numbers"),
+    ],
+)
+def test_what_cmaes_cannot_search(changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(sweep({"optimizer.lr": LR}, {"tune.search": "cmaes", **changes}))
 
 
 def test_a_grid_over_steps_is_possible() -> None:
@@ -199,6 +281,15 @@ def test_every_model_of_a_sweep_is_tried(
     with pytest.raises(error) as caught:
         check_task_and_model(given, tmp_path, CLASSES, channels=1)
     assert message in str(caught.value)
+
+
+def test_an_argument_of_one_model_is_tried_with_that_model(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    space = {
+        "model.name": {"choice": ["task.py:plain", "reference/small-cnn"]},
+        "model.args.wait_s": {"choice": [0.0], "when": {"model.name": "task.py:plain"}},
+    }
+    check_task_and_model(sweep(space), tmp_path, CLASSES, channels=1)
 
 
 def test_a_model_that_fits_passes(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Population-based training: who copies whom and when, and how PB2 chooses the values."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -244,6 +244,50 @@ def explored(make: Callable[[TuneConfig], Any]) -> list[float]:
 def test_pb2_goes_where_legs_gained_most() -> None:
     apart = [abs(math.log10(lr) + 2.0) for lr in explored(GaussianProcessExplorer)]
     assert max(apart) < 0.8
+
+
+class Listener:
+    """An explorer that keeps what it is told, and explores nothing."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, float, float]] = []
+
+    def learn(self, epoch: int, values: Mapping[str, Any], gain: float) -> None:
+        self.told.append((epoch, values[LR], round(gain, 6)))
+
+    def explore(
+        self, values: Mapping[str, Any], epoch: int, training: Sequence[tuple[int, Mapping[str, Any]]], draws: Random
+    ) -> dict[str, Any]:
+        return {LR: 0.5}
+
+
+def test_an_explorer_hears_what_each_leg_gained_and_with_which_values() -> None:
+    listener = Listener()
+    members = Population(config(mode="min", perturb_epochs=2), 9, listener)
+    begin(members)
+    for epoch in (1, 2):
+        for run_id, value in VALUES.items():
+            members.goes_on(run_id, epoch, value)
+    assert listener.told == []  # what the metric was before the first leg, nobody knows
+    for run_id in VALUES:
+        members.paused(run_id, 2)
+    assert [leg.clone_of for leg in legs(members)] == ["d", None, None, None]
+    for run_id, before, after in (("a", 0.15, 0.1), ("b", 0.9, 0.5)):
+        members.goes_on(run_id, 3, before)
+        members.goes_on(run_id, 4, after)
+    # "a" went on from where "d" was, at 0.2, and with other values; "b" from its own 0.4.
+    assert listener.told == [(2, 0.5, 0.1), (2, 0.1, -0.1)]
+
+
+def test_pb2_goes_by_what_legs_gained_lately() -> None:
+    explorer = GaussianProcessExplorer(config(scheduler="pb2"))
+    for epoch in (*range(1, 4), *range(21, 24)):
+        best = -1.0 if epoch < 10 else -3.0
+        for place in range(8):
+            power = -4 + place / 2
+            explorer.learn(epoch, overrides(10**power), math.exp(-((power - best) ** 2)))
+    found = [explorer.explore(overrides(0.1), 24, [], Random(seed))[LR] for seed in range(5)]
+    assert max(found) < 0.01
 
 
 def test_pb2_sends_two_members_to_different_places() -> None:
