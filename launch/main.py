@@ -58,14 +58,17 @@ def tune(
     grow: Annotated[
         int | None,
         typer.Option(
-            "--grow", metavar="N", min=1,
+            "--grow",
+            metavar="N",
+            min=1,
             help="Add N trials to the newest sweep; its tune section may have changed, and what fits is learned from.",
         ),
     ] = None,
     warm_start: Annotated[
         list[str] | None,
         typer.Option(
-            "--warm-start", metavar="SWEEP",
+            "--warm-start",
+            metavar="SWEEP",
             help="Learn from another sweep first: an id of this experiment's, or a folder or URI. May be repeated.",
         ),
     ] = None,

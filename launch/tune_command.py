@@ -96,21 +96,17 @@ def _runs_in_all(request: SweepRequest, before: int) -> int:
 
 def _prices(experiment: Experiment, *, here: bool) -> Prices:
     """The user's own prices or, where money limits the sweep, the table's for what this machine has."""
-    if experiment.resources.prices is not None:
-        return experiment.resources.prices
-    if experiment.tune is None or experiment.tune.budget.money is None:
-        return Prices()
-    import torch
+    own = experiment.resources.prices
+    if own is not None or experiment.tune is None or experiment.tune.budget.money is None:
+        return own or Prices()
+    from tuneyard.launch.plan_basis import find_prices, this_machine
 
-    from tuneyard.cluster.prices import price_of
-
-    on_gpu = experiment.resources.gpus_per_worker != 0 and torch.cuda.is_available()
-    price = price_of(torch.cuda.get_device_name(0) if on_gpu else None) if here else None
-    if price is None:
+    found = find_prices(experiment, this_machine(experiment).gpu).prices if here else Prices()
+    if found == Prices():
         raise ConfigError(
             "tune.budget.money: what an hour costs there is not known. Give resources.prices: {gpu_hour: …, cpu_hour: …}."
         )
-    return Prices(gpu_hour=price.gpu_hour, cpu_hour=price.cpu_hour, currency=price.currency)
+    return found
 
 
 def _check_address(address: str) -> None:

@@ -12,7 +12,8 @@ from tuneyard.trainers.sweep_checks import condition_problems, search_problems
 
 MAY_CHANGE_ON_RESUME = (
     "tune", "checkpoint", "tracking", "resources", "train.epochs", "model.pretrained", "data.cache_dir",
-    "data.download", "train.strategy", "train.deepspeed",
+    "data.cache_gb", "data.download", "train.strategy", "train.deepspeed", "train.accumulate",
+    "train.on_out_of_memory",
 )  # fmt: skip
 LEAST_FAVOURABLE: dict[str, Callable[[list[Any]], Any]] = {
     "train.batch_size": min, "train.accumulate": max, "train.epochs": min, "schedule.warmup_epochs": max,

@@ -57,9 +57,7 @@ def condition_problems(space: Space) -> list[str]:
 
 def _value_problems(where: str, parent: Domain, values: list[Any]) -> list[str]:
     if "uniform" in parent.kind and parent.kind != "quniform":
-        return [
-            f"{where}: {parent.kind} has no values that come up again; allowed: a key with choice, randint, qrandint or quniform."
-        ]
+        return [f"{where}: {parent.kind} has no values that come up again; allowed: a key with choices or steps."]
     if not values:
         return [f"{where}: no value is given; allowed: {described(parent)}."]
     return [

@@ -154,10 +154,12 @@ class Desk:
             self._scheduler.goes_on(leader.run_id, epoch, leader.values[epoch])
         # A finished sweep calls stopped what was paused and never went on: with more trials it may.
         end = self._scheduler.leg_end(leader.run_id, leader.epoch - 1) if leader.epoch else None
-        if leader.state in ("paused", "stopped") and end == leader.epoch < leader.last_epoch:
+        waits = leader.state == "paused" or (leader.state == "stopped" and end == leader.epoch)
+        if waits and leader.epoch < leader.last_epoch and self._pauses(leader):
             leader.state = "paused"
             self._scheduler.paused(leader.run_id, leader.epoch)
-        elif leader.ended:
+        elif leader.ended or leader.state == "paused":
+            leader.state = "stopped" if leader.state == "paused" else leader.state
             self._scheduler.gone(leader.run_id)
         waiting = [run for run in trial.runs[:1] + trial.confirming if run.state in ("waiting", "running")]
         parts = [run for run in trial.runs[1:] if run.state in ("waiting", "running")]
@@ -166,6 +168,10 @@ class Desk:
             self._queue.append(run)
         self._settle_parts(trial)
         self._changed(leader)
+
+    def _pauses(self, run: TrialRun) -> bool:
+        """Does the scheduler, which may be another than the sweep began with, take up runs that were paused?"""
+        return self._scheduler.leg_end(run.run_id, 0) is not None
 
     # Choosing
 
@@ -207,9 +213,13 @@ class Desk:
         run = self._runs[promotion.run_id]
         trial = self.trials[run.trial_id]
         if promotion.changes:
-            trial.overrides = trial.overrides | promotion.changes
+            # They hold every key that counts beside the others; one that does no more must not linger.
+            kept = {key: value for key, value in trial.overrides.items() if key not in self.config.space}
+            trial.overrides = kept | promotion.changes
             run.new_values = True
-        run.clone_of = promotion.clone_of
+        if promotion.clone_of is not None:
+            source = self._runs[promotion.clone_of]
+            run.clone_of, run.values, run.best_row = source.run_id, dict(source.values), source.best_row
         return self._start(run)
 
     def _new_trial(self) -> Leg | None:

@@ -8,7 +8,7 @@ from tuneyard.trainers.record import Metric, read_sweep
 from tuneyard.trainers.store import Store, open_store
 from tuneyard.tune.history import fill_beside, read_earlier, read_trials
 from tuneyard.tune.searcher import Tried
-from tuneyard.tune.space import from_overrides
+from tuneyard.tune.space import fits
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def learn_from(sweep: str, experiment: Experiment, store: Store) -> list[Tried]:
     trials = read_trials(place, prefix, experiment, metric)
     fill_beside(trials, {run.record.run_id: run.record for run in read_earlier(place, prefix)}, config)
     tried = [trial.tried(config) for trial in trials]
-    fitting = [one for one in tried if one.values and from_overrides(config.space, one.overrides) is not None]
+    fitting = [one for one in tried if one.values and fits(config.space, one.overrides)]
     if not fitting:
         raise ConfigError(
             f"--warm-start {sweep}: none of its {len(trials)} trials fits this sweep: each lacks a value for "

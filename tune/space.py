@@ -1,4 +1,4 @@
-"""The search space: points drawn from it, every point of it, and its values as Optuna's parameters.
+"""The search space: every point of it, how many there are, and what fits in.
 
 A point maps the keys that count in it to values for the experiment: those whose `when`, if any, is met.
 """
@@ -7,15 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-
 from tuneyard.trainers.domains import (
     allowed_values,
     as_text,
-    at_step,
     contains,
     is_active,
-    last_step,
     parents_first,
 )
 from tuneyard.trainers.errors import ConfigError
@@ -24,34 +20,15 @@ from tuneyard.trainers.experiment import Domain
 Point = dict[str, Any]
 
 
-def distributions(space: Mapping[str, Domain]) -> dict[str, BaseDistribution]:
-    """Each key's Optuna distribution. Choices go by their position, since they may be lists or mappings."""
-    return {key: _distribution(domain) for key, domain in space.items()}
-
-
-def to_overrides(space: Mapping[str, Domain], sampled: Mapping[str, Any]) -> Point:
-    """What was sampled, as values for the experiment; keys that do not count beside the others are left out."""
-    point: Point = {}
+def fits(space: Mapping[str, Domain], overrides: Mapping[str, Any]) -> bool:
+    """Does every key that counts in this point have a value of its domain? Keys of no domain are passed over."""
+    known: dict[str, Any] = {}
     for key in parents_first(space):
-        if key in sampled and is_active(space[key], point):
-            point[key] = value_of(space[key], sampled[key])
-    return {key: point[key] for key in space if key in point}
-
-
-def from_overrides(space: Mapping[str, Domain], overrides: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The inverse of `to_overrides`; None where a value is missing or not of this space (any more).
-
-    Keys that are not of this space, or do not count in this point, are passed over.
-    """
-    sampled: dict[str, Any] = {}
-    for key in parents_first(space):
-        if not is_active(space[key], {known: overrides[known] for known in sampled}):
-            continue
-        raw = raw_of(space[key], overrides[key]) if key in overrides else None
-        if raw is None:
-            return None
-        sampled[key] = raw
-    return {key: sampled[key] for key in space if key in sampled}
+        if is_active(space[key], known):
+            if key not in overrides or not contains(space[key], overrides[key]):
+                return False
+            known[key] = overrides[key]
+    return True
 
 
 def grid(space: Mapping[str, Domain], fixed: Mapping[str, Any] | None = None) -> list[Point]:
@@ -99,41 +76,3 @@ def _in_order(space: Mapping[str, Domain], points: Sequence[Point]) -> list[Poin
         ]
 
     return sorted(points, key=places)
-
-
-def _distribution(domain: Domain) -> BaseDistribution:
-    values = domain.values
-    match domain.kind:
-        case "choice":
-            return CategoricalDistribution(range(len(values)))
-        case "uniform":
-            return FloatDistribution(values[0], values[1])
-        case "quniform":
-            # Optuna warns of a range that goes on after its last step.
-            return FloatDistribution(values[0], at_step(domain, last_step(domain)), step=values[2])
-        case "loguniform" | "qloguniform":
-            # Optuna has no steps on a logarithmic scale: they are rounded to when the value is used.
-            return FloatDistribution(values[0], values[1], log=True)
-        case "randint":
-            return IntDistribution(values[0], values[1])
-        case _:
-            return IntDistribution(values[0], at_step(domain, last_step(domain)), step=values[2])
-
-
-def value_of(domain: Domain, raw: Any) -> Any:
-    """A parameter of Optuna's, as a value for the experiment."""
-    if domain.kind == "choice":
-        return domain.values[raw]
-    if domain.kind in ("quniform", "qloguniform"):
-        low, _, step = domain.values
-        return at_step(domain, min(round((raw - low) / step), last_step(domain)))
-    return raw
-
-
-def raw_of(domain: Domain, value: Any) -> float | int | None:
-    """The inverse of `value_of`; None where the value is not one of the domain's."""
-    if not contains(domain, value):
-        return None
-    if domain.kind == "choice":
-        return [as_text(choice) for choice in domain.values].index(as_text(value))
-    return value if domain.kind in ("randint", "qrandint") else float(value)

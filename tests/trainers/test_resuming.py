@@ -1,6 +1,7 @@
 """Runs that pause, go on with other values, or begin as the copy of another run."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,11 +98,11 @@ def test_a_clone_trains_on_with_the_values_of_its_own(source: TrialSpec, tmp_pat
 
 @pytest.mark.parametrize("schedule", ["cosine", "onecycle", "constant"])
 def test_the_very_next_step_has_the_new_rate(schedule: str, source: TrialSpec, tmp_path: Path) -> None:
-    name = {"schedule.name": schedule}
+    name: dict[str, Any] = {"schedule.name": schedule}
     train_run(member(tmp_path / "other", "0001", name, until_epoch=2))
-    clone = member(tmp_path / "other", "0002", name | NEW, clone_of="0001", until_epoch=2)
+    clone = member(tmp_path / "other", "0002", {**name, **NEW}, clone_of="0001", until_epoch=2)
     train_run(clone)  # saved before any step of its own
-    fresh = member(tmp_path / "other", "0003", name | NEW, until_epoch=2)
+    fresh = member(tmp_path / "other", "0003", {**name, **NEW}, until_epoch=2)
     train_run(fresh)
     assert group_settings(clone) == group_settings(fresh)
 

@@ -14,6 +14,7 @@ from tests.trainers.runs import checkpoints_of, make_project, make_spec, stored_
 from tuneyard.trainers import process_group
 from tuneyard.trainers.spec import TrialSpec
 
+pytestmark = pytest.mark.timeout(600)  # of which the two processes take half a minute where they have a core each
 ROOT = Path(__file__).parents[2]
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 STAGES = STRATEGIES[1:]
@@ -32,7 +33,7 @@ def odd(channels: int, classes: int) -> nn.Module:
 
 def normed(channels: int, classes: int) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(channels, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, classes)
+        nn.Conv2d(channels, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, classes)
     )
 '''
 ADAMW = {"name": "adamw", "lr": 0.01}
@@ -112,7 +113,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
         jobs.add("moved", strategy, stop_after=stop_after, optimizer=SGD, train__epochs=3)
     jobs.add("zero2-offload", "zero2", optimizer=ADAMW, train__deepspeed__offload="optimizer")
     jobs.add("zero3-offload", "zero3", optimizer=ADAMW, train__deepspeed__offload="all", train__precision="fp16")
-    for strategy in ("ddp", "zero1", "zero3"):
+    for strategy in ("ddp", "zero3"):
         jobs.add(f"{strategy}-normed", strategy, model__name="task.py:normed")
     jobs.train()
     return jobs
@@ -200,10 +201,9 @@ def test_what_lies_in_main_memory_trains_the_same(trained: Jobs, references: dic
     assert_same(trained.weights("zero3-offload"), trained.weights("zero3-fp16"), 2e-2)
 
 
-@pytest.mark.parametrize("strategy", ["zero1", "zero3"])
-def test_batch_norm_is_evaluated_with_one_worker_s_statistics(strategy: str, trained: Jobs) -> None:
-    assert_same(trained.weights(f"{strategy}-normed"), trained.weights("ddp-normed"))
-    rows, expected = trained.rows(f"{strategy}-normed"), trained.rows("ddp-normed")
+def test_batch_norm_is_evaluated_with_one_worker_s_statistics(trained: Jobs) -> None:
+    assert_same(trained.weights("zero3-normed"), trained.weights("ddp-normed"))
+    rows, expected = trained.rows("zero3-normed"), trained.rows("ddp-normed")
     assert [row["val/loss"] for row in rows] == pytest.approx([row["val/loss"] for row in expected], rel=1e-4)
 
 

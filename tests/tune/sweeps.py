@@ -1,8 +1,11 @@
 """Small sweeps with a model of the user's own that can fail in every way, for the tests of what a sweep does."""
 
 import json
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +16,16 @@ from tuneyard.trainers.loading import set_path, validate
 from tuneyard.trainers.record import RunRecord, SweepRecord, read_metrics, read_run
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.store import Store, open_store
-from tuneyard.tune.sweep import SweepRequest, run_sweep
+from tuneyard.tune.sweep import RAY_ENVIRONMENT, SweepRequest, run_sweep
 
 TASK_PY = '''
 """A network that trains well, or does what its `kind` says. Tells in trace.jsonl which process built it, and where."""
 
 import json
+import logging
 import os
+import shutil
+import tempfile
 import signal
 import time
 from pathlib import Path
@@ -145,8 +151,9 @@ def built_in(folder: Path) -> list[dict[str, Any]]:
 
 
 def sweep(
-    folder: Path, changes: Mapping[str, Any], *, resume: bool = False, stop_when: Callable[[Heard], bool] | None = None
-) -> Swept:
+    folder: Path, changes: Mapping[str, Any], *, resume: bool = False, stop_when: Callable[[Heard], bool] | None = None,
+    grow: int | None = None, warm_start: Sequence[str] = (),
+) -> Swept:  # fmt: skip
     """Run a sweep in `folder` on the Ray that is there, until it ends or `stop_when` says so."""
     if not (folder / "task.py").exists():
         make_project(folder)
@@ -162,7 +169,10 @@ def sweep(
             asked.append(True)
         return bool(asked)
 
-    record = run_sweep(SweepRequest(base, SWEEP_ID, resume, None, should_stop), heard)
+    request = SweepRequest(
+        base, SWEEP_ID, resume, os.environ.get("RAY_ADDRESS"), should_stop, grow=grow, warm_start=tuple(warm_start)
+    )
+    record = run_sweep(request, heard)
     return Swept(folder, record, heard)
 
 
@@ -179,3 +189,18 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def ray_of_two_cores() -> Iterator[None]:
+    """A Ray of two cores on this machine, for the sweeps of a whole module: each one would pay for its start."""
+    # The locks of cores lie in TMPDIR: other sweeps on this machine must not take them.
+    folder = tempfile.mkdtemp(prefix="ty-")
+    with environment(RAY_ENVIRONMENT | {"TMPDIR": folder}):
+        import ray
+
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )  # fmt: skip
+        yield
+        ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -140,12 +140,14 @@ def test_a_member_that_stands_behind_is_not_copied() -> None:
 
 
 def test_a_member_that_has_just_copied_is_not_copied_itself() -> None:
-    members = population(quantile=0.5)
+    members = population()
     begin(members)
-    come_to(members, 1, VALUES)
-    assert [leg.clone_of for leg in legs(members)][:2] == [None, None]
-    come_to(members, 2, {"a": 0.1, "b": 0.15})
-    # "c" and "d" are at the top by what they last had, but their checkpoints are still of before their copies.
+    come_to(members, 2, {"a": 0.5})
+    come_to(members, 1, {"c": 0.3, "d": 0.2})
+    assert [(leg.run_id, leg.clone_of) for leg in legs(members)] == [("c", None), ("d", "a"), ("a", None)]
+    come_to(members, 2, {"c": 0.1})
+    come_to(members, 3, {"a": 0.15})
+    # "d" is at the top by what it last had, but its own newest checkpoint is still of before its copy.
     assert [leg.clone_of for leg in legs(members)] == [None, None]
 
 

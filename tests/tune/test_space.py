@@ -8,17 +8,17 @@ import pytest
 
 from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.experiment import Domain, TuneConfig
-from tuneyard.tune.search import OptunaStrategy
-from tuneyard.tune.space import from_overrides, grid, to_overrides
+from tuneyard.tune.plain_searchers import RandomSearcher
+from tuneyard.tune.space import fits, grid
 
 DRAWS = 200
 
 
 def draw(kind: str, values: list[Any]) -> list[Any]:
     """What a random search makes of one domain."""
-    config = TuneConfig(search="random", space={"x": Domain(**{kind: values})})
-    strategy = OptunaStrategy(config)
-    return [strategy.ask()[1]["x"] for _ in range(DRAWS)]
+    space = {"x": Domain(**{kind: values})}
+    asked = [RandomSearcher(TuneConfig(seed=seed, space=space)).ask([]) for seed in range(DRAWS)]
+    return [point["x"] for point in asked if point is not None]
 
 
 @pytest.mark.parametrize(
@@ -87,25 +87,30 @@ def test_choices_may_be_lists_mappings_and_nothing() -> None:
         ("choice", [1, 1.0, True, "1"]),
     ],
 )
-def test_overrides_read_back_from_a_record_are_the_point_they_were_made_from(kind: str, values: list[Any]) -> None:
-    space = {"x": Domain(**{kind: values})}
+def test_overrides_read_back_from_a_record_fit_the_space_they_were_drawn_from(kind: str, values: list[Any]) -> None:
     for value in draw(kind, values)[:40]:
-        kept = json.loads(json.dumps({"x": value}))
-        sampled = from_overrides(space, kept)
-        assert sampled is not None
-        again = to_overrides(space, sampled)["x"]
-        assert (again, type(again)) == (value, type(value))
+        assert fits({"x": Domain(**{kind: values})}, json.loads(json.dumps({"x": value})))
+
+
+def test_python_holds_one_and_true_for_equal_and_the_space_does_not() -> None:
+    assert not fits({"x": Domain(choice=[1, "1"])}, {"x": True})
 
 
 @pytest.mark.parametrize("value", [2.5, -0.1, "0.5", True, None, [0.5]])
 def test_a_value_outside_its_range_is_not_of_this_space(value: Any) -> None:
-    assert from_overrides({"x": Domain(uniform=[0.0, 1.0])}, {"x": value}) is None
+    assert not fits({"x": Domain(uniform=[0.0, 1.0])}, {"x": value})
 
 
 def test_a_choice_that_is_gone_or_a_key_that_is_new_is_not_of_this_space() -> None:
     space = {"x": Domain(choice=["a", "b"])}
-    assert from_overrides(space, {"x": "c"}) is None
-    assert from_overrides(space, {}) is None
+    assert not fits(space, {"x": "c"})
+    assert not fits(space, {})
+
+
+def test_a_key_whose_condition_is_not_met_need_not_be_there() -> None:
+    space = {"x": Domain(choice=["a", "b"]), "y": Domain(uniform=[0.0, 1.0], when={"x": "a"})}
+    assert fits(space, {"x": "b"})
+    assert not fits(space, {"x": "a"})
 
 
 def test_a_grid_is_every_combination_and_the_last_key_varies_fastest() -> None:

@@ -1,9 +1,6 @@
 """Real sweeps on a local Ray: who fails alone, who is stopped, who wins, and what goes on after an interruption."""
 
 import json
-import logging
-import shutil
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -12,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.tune.sweeps import EPOCHS, PREFIX, Heard, Swept, built_in, environment, make_project, sweep
+from tests.tune.sweeps import EPOCHS, PREFIX, Heard, Swept, built_in, make_project, ray_of_two_cores, sweep
 from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.record import read_sweep, write_record
-from tuneyard.tune.sweep import RAY_ENVIRONMENT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -30,18 +26,8 @@ TRIALS = dict(zip(KINDS, (f"{number:04d}" for number in range(1, 8)), strict=Tru
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """One Ray of two cores for all sweeps here, so that not each one pays for its start."""
-    # The locks of cores lie in TMPDIR: other sweeps on this machine must not take them.
-    folder = tempfile.mkdtemp(prefix="ty-")
-    with environment(RAY_ENVIRONMENT | {"TMPDIR": folder}):
-        import ray
-
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )  # fmt: skip
-        yield
-        ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    """One Ray of two cores for all sweeps here."""
+    yield from ray_of_two_cores()
 
 
 @pytest.fixture(scope="module")
