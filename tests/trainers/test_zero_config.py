@@ -17,7 +17,7 @@ def config(folder: Path, given: Any = None, *, cpu: bool = True, workers: int = 
         name = "deepspeed.json"
         (folder / name).write_text(given if isinstance(given, str) else json.dumps(given))
     offload = train.pop("offload", "none")
-    settings = {"strategy": "zero2", "batch_size": 64, "accumulate": 4} | train
+    settings: dict[str, Any] = {"strategy": "zero2", "batch_size": 64, "accumulate": 4} | train
     return zero_config(
         TrainConfig(deepspeed=DeepSpeedConfig(offload=offload, config=name), **settings), workers, folder, cpu=cpu
     )
