@@ -104,7 +104,7 @@ def _prices(experiment: Experiment, *, here: bool) -> Prices:
     found = find_prices(experiment, this_machine(experiment).gpu).prices if here else Prices()
     if found == Prices():
         raise ConfigError(
-            "tune.budget.money: what an hour costs there is not known. Give resources.prices: {gpu_hour: …, cpu_hour: …}."
+            "tune.budget.money: what an hour costs there is not known. Give resources.prices, such as {gpu_hour: 1.2}."
         )
     return found
 
@@ -140,13 +140,17 @@ def _summarize(record: SweepRecord, target: str, experiment: Experiment, console
     if record.winner is None:
         console.print("No trial came to a result.")
         return
-    if record.ended_by:
-        console.print(record.ended_by, soft_wrap=True)
     console.print(f"winner: {record.winner}", soft_wrap=True)
-    if record.confirmation:
-        console.print(record.confirmation["verdict"]["sentence"], soft_wrap=True)
-    if record.pareto:
-        console.print(f"Pareto front: {', '.join(record.pareto)}", soft_wrap=True)
+    if experiment.tune and experiment.tune.confirm and not record.confirmation and record.status == "completed":
+        console.print(
+            "Nothing was confirmed over seeds: fewer than two trials came to a result, or the budget ended it."
+        )
+    if record.out_of_fold:
+        joined = record.out_of_fold
+        console.print(
+            f"out-of-fold accuracy {joined['accuracy']:.4f} over {joined['covered']} samples: {joined['key']}",
+            soft_wrap=True,
+        )
     for name, value in (record.winner_test or {}).items():
         console.print(f"{name} {value:.4f}")
     from tuneyard.launch.request import best_checkpoint

@@ -90,8 +90,16 @@ class Engine:
     def inputs(self, images: torch.Tensor, mean: torch.Tensor, inverse_std: torch.Tensor) -> torch.Tensor:
         """uint8 images [B, H, W, C] to normalised floats [B, C, H, W] on the device, in the model's memory format."""
         # Sent as bytes and widened there: a quarter of the traffic. The permuted view is channels_last already.
-        pixels = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        return pixels.sub_(mean).mul_(inverse_std).contiguous(memory_format=self._memory_format)
+        sent = images.to(self.device, non_blocking=True)
+        count, height, width, channels = sent.shape
+        if channels > 1 and sent.device.type == "cpu":
+            # Broadcasting over so few channels is not vectorised; over whole rows of pixels it is, twice as fast.
+            mean, inverse_std = (values.reshape(channels).repeat(width) for values in (mean, inverse_std))
+            rows = sent.reshape(count, height, width * channels).float().sub_(mean).mul_(inverse_std)
+            pixels = rows.view(count, height, width, channels).permute(0, 3, 1, 2)
+        else:
+            pixels = sent.permute(0, 3, 1, 2).float().sub_(mean).mul_(inverse_std)
+        return pixels.contiguous(memory_format=self._memory_format)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Gradients of the loss, scaled for fp16."""

@@ -125,6 +125,7 @@ class SweepRecord(Recorded):
     winner_test: dict[str, float] | None = None
     pareto: list[str] = Field(default_factory=list)
     confirmation: dict[str, Any] | None = None
+    out_of_fold: dict[str, Any] | None = None
     spent: dict[str, float] = Field(default_factory=dict)
     grown_from: list[dict[str, Any]] = Field(default_factory=list)
 

@@ -33,7 +33,10 @@ class Reporter:
             else:
                 self._spent_before_s = before.train_s
                 previous = TrackedRun.model_validate(before.tracking) if before.tracking else None
-                record = record.model_copy(update={"started": before.started, "attempts": before.attempts + 1})
+                # What goes on after a pause, or after the scheduler had stopped it, has not failed.
+                failed_before = before.status not in ("paused", "stopped")
+                attempts = before.attempts + failed_before
+                record = record.model_copy(update={"started": before.started, "attempts": attempts})
         tracked = self._tracker.begin(spec, previous)
         best = _best(self.rows, record.metric)
         self.record = record.model_copy(update={"tracking": tracked.model_dump(mode="json"), "best": best})

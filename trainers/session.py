@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tuneyard.trainers.batches import measure_normalization
-from tuneyard.trainers.dataset import Samples, load_data
+from tuneyard.trainers.dataset import ImageData, Samples, load_data
 from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.experiment import DataConfig, Normalization
 from tuneyard.trainers.memory import resident_bytes
@@ -60,6 +60,7 @@ class Session:
             torch.cuda.set_per_process_memory_fraction(gpu_share)
         self.tracker = Tracker()
         self._data: dict[tuple[str, Path], LoadedData] = {}
+        self._loaded: tuple[tuple[str, Path], ImageData] | None = None
         self._stores: dict[tuple[str, str | None, str | None], Store] = {}
         self._runs = 0
 
@@ -85,8 +86,18 @@ class Session:
         key = (config.model_copy(update={"augment": []}).model_dump_json(), project_dir)
         if key not in self._data:
             self._data.clear()  # trials of a sweep nearly always share one; two would hold memory for nothing
-            self._data[key] = prepare_data(config, project_dir)
+            self._data[key] = prepare_data(config, project_dir, self._images(config, project_dir))
         return self._data[key]
+
+    def _images(self, config: DataConfig, project_dir: Path) -> ImageData:
+        """The images, which all folds of a cross-validation have in common."""
+        validation = config.validation.model_copy(update={"fold": None, "predictions": False})
+        common = config.model_copy(update={"augment": [], "normalize": "auto", "validation": validation})
+        key = (common.model_dump_json(), project_dir)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # the old ones first, so that memory never holds both
+            self._loaded = (key, load_data(config, project_dir))
+        return self._loaded[1]
 
     def store(self, spec: TrialSpec) -> Store:
         """The store of this run, opened once."""
@@ -117,9 +128,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def prepare_data(config: DataConfig, project_dir: Path) -> LoadedData:
-    """Load, split and measure the data; raises DataError or ConfigError."""
-    data = load_data(config, project_dir)
+def prepare_data(config: DataConfig, project_dir: Path, loaded: ImageData | None = None) -> LoadedData:
+    """Load (unless that was done), split and measure the data; raises DataError or ConfigError."""
+    data = loaded or load_data(config, project_dir)
     split = draw_split(data.pool, config.validation, len(data.classes))
     if isinstance(config.normalize, Normalization):
         given = len(config.normalize.mean)

@@ -347,7 +347,7 @@ class Desk:
         confirm, self._confirming = self.config.confirm, True
         if confirm is None:
             return False
-        top = [trial for trial in self.ranked() if trial.status == "completed"][: confirm.top]
+        top = self.ranked()[: confirm.top]
         for trial in top if len(top) > 1 else ():
             known = {tuple(run.part.items()) for run in trial.confirming}
             for seed in range(1, confirm.seeds + 1):

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tuneyard.tune.budget import Budget, Spent
 from tuneyard.tune.build_scheduler import build_scheduler
 from tuneyard.tune.build_searcher import build_searcher
 from tuneyard.tune.desk import Desk, Leg
+from tuneyard.tune.folds import collect_out_of_fold
 from tuneyard.tune.history import READERS
 from tuneyard.tune.index import IndexWriter
 from tuneyard.tune.outcome import outcome
@@ -48,6 +50,7 @@ def drive(request: SweepRequest, store: Store, before: Before, watcher: SweepWat
             index.close()
         _settle(request, store, desk)
         record = outcome(before.record, desk)
+        record = record.model_copy(update={"out_of_fold": _join_folds(request, store, desk, record)})
         if not request.should_stop():
             record = record.model_copy(
                 update={"winner_test": _test_winner(request, store, before.record, record, gpus)}
@@ -76,7 +79,8 @@ def _tune(
 ) -> None:
     one = {"CPU": float(request.cpus), "GPU": gpus}
     everything = {name: amount * request.workers for name, amount in one.items()}
-    searcher = DeskSearcher(desk, index, _config_maker(request, gpus), Room(everything, request.config.concurrent))
+    room = Room(everything, request.config.concurrent)
+    searcher = DeskSearcher(desk, index, _config_maker(request, gpus), room)
 
     def write_failed(run_id: str, error: str, out_of_memory: bool) -> RunRecord:
         return _write_failed(request, store, searcher.legs[run_id], error, out_of_memory=out_of_memory)
@@ -89,7 +93,7 @@ def _tune(
         tuner = tune.Tuner(
             tune.with_resources(Trial, resources),
             tune_config=tune.TuneConfig(
-                search_alg=searcher, scheduler=DeskScheduler(desk), num_samples=-1, reuse_actors=True
+                search_alg=searcher, scheduler=DeskScheduler(desk, room), num_samples=-1, reuse_actors=True
             ),
             run_config=tune.RunConfig(
                 name=request.sweep_id, storage_path=scratch, verbose=0, stop=stopper, callbacks=[relay],
@@ -156,6 +160,17 @@ def _settle(request: SweepRequest, store: Store, desk: Desk) -> None:
 
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(settle, [run for run in runs if run.begun]))
+
+
+def _join_folds(request: SweepRequest, store: Store, desk: Desk, record: SweepRecord) -> dict[str, Any] | None:
+    """Join the out-of-fold predictions of every trial whose folds are complete; the winner's summary."""
+    winners = None
+    for trial in desk.trials.values():
+        if len(trial.runs) > 1 and trial.status == "completed":
+            prefixes = {run.part["fold"]: f"{request.prefix}{run.run_id}/" for run in trial.runs}
+            joined = collect_out_of_fold(store, prefixes, f"{request.prefix}{trial.trial_id}/out_of_fold.npz")
+            winners = asdict(joined) if trial.trial_id == record.winner else winners
+    return winners
 
 
 def _test_winner(

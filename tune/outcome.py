@@ -18,12 +18,26 @@ def outcome(record: SweepRecord, desk: Desk) -> SweepRecord:
     return record.model_copy(
         update={
             "trials": runs, "winner": winner.trial_id if winner else None,
-            "winner_runs": [run.run_id for run in winner.runs] if winner else [], "winner_test": None,
+            "winner_runs": _winner_runs(winner, desk) if winner else [], "winner_test": None,
             "pareto": [ranked[place].trial_id for place in _front(ranked, desk)],
             "confirmation": confirmation.model_dump(mode="json") if confirmation else None,
             "spent": desk.budget.spent().model_dump(), "ended_by": desk.ended_by,
         }
     )  # fmt: skip
+
+
+def _winner_runs(winner: Trial, desk: Desk) -> list[str]:
+    """The runs whose checkpoints stand for the winner: its own or, where they were stopped early, its best seed's."""
+    done = [run for run in winner.confirming if run.state == "completed" and run.best_row]
+    if winner.status == "completed" or not done:
+        return [run.run_id for run in winner.runs]
+    means: dict[int, float] = {}
+    for run in done:
+        assert run.best_row is not None, "asked above"
+        share = float(run.best_row[desk.metric.name]) / len(winner.runs)
+        means[run.part["seed"]] = means.get(run.part["seed"], 0.0) + share
+    best = (max if desk.metric.mode == "max" else min)(means, key=lambda seed: means[seed])
+    return [run.run_id for run in done if run.part["seed"] == best]
 
 
 def _front(ranked: list[Trial], desk: Desk) -> list[int]:

@@ -77,11 +77,27 @@ class DeskSearcher(Searcher):
 
 
 class DeskScheduler(FIFOScheduler):
-    """Passes the desk's verdict on."""
+    """Passes the desk's verdict on, and sees to it that Ray keeps every process for the next leg.
 
-    def __init__(self, desk: Desk) -> None:
+    Args:
+        room: how many legs the cluster can hold now.
+    """
+
+    def __init__(self, desk: Desk, room: Callable[[], int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._desk = desk
+        self._desk, self._room = desk, room
+        self._kept = 0
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Ray's choice. Left to itself, it ends all processes but one that find no leg at once, as before a rung."""
+        cache = getattr(tune_controller, "_actor_cache", None)
+        room = self._room()
+        if cache is not None and room > self._kept:
+            for trial in tune_controller.get_live_trials():
+                cache.increase_max(trial.placement_group_factory, by=room - self._kept)
+                self._kept = room
+                break
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Ray's question after each epoch."""
