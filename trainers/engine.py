@@ -57,7 +57,9 @@ class Engine:
         self.world_size: int = self._accelerator.num_processes
         self.scaler = _scaler(train, self.device)
         self._autocast = AUTOCAST[train.precision]
-        self._memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
+        # DeepSpeed lays all parameters out flat, one after the other, and refuses those that are not plain.
+        channels_last = train.channels_last and train.strategy == "ddp"
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     @property
     def is_main(self) -> bool:

@@ -244,7 +244,13 @@ def _ray(address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray's advice to its own users is not for ours."""
+    """Ray's advice to its own users is not for ours, nor its list of the legs that failed, which are told already."""
+    ray_log = logging.getLogger("ray")
+    level = ray_log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        ray_log.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            ray_log.setLevel(level)

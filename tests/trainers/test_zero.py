@@ -33,7 +33,9 @@ def odd(channels: int, classes: int) -> nn.Module:
 
 def normed(channels: int, classes: int) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(channels, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, classes)
+        nn.Conv2d(channels, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        # Several input channels: in the memory layout of images DeepSpeed would refuse these weights.
+        nn.Conv2d(6, 6, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(96, classes),
     )
 '''
 ADAMW = {"name": "adamw", "lr": 0.01}
