@@ -25,9 +25,10 @@ types: $(VENV)/.dev
 	$(BIN)/mypy -p tuneyard.trainers -p tuneyard.tune -p tuneyard.launch -p tuneyard.cluster
 	$(BIN)/mypy examples benchmarks tests
 
-# About half an hour on an idle machine; each script ends with one line of JSON.
+# About an hour on an idle machine; each script ends with one line of JSON.
 bench: $(VENV)/.bench
-	for script in trainer_overhead trial_turnaround startup memory shared_cores; do \
+	for script in trainer_overhead trial_turnaround startup memory shared_cores input_path search_quality \
+			sweep_efficiency driver_load warm_memory; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

@@ -72,7 +72,7 @@ def run(trials: int, arguments: argparse.Namespace, folder: Path) -> tuple[int, 
             write_run(self._spec, row, "completed" if finished else "paused")
             return row | {"finished": finished, "paused": not finished, "done": True}
 
-    driver.Trial = Reporting  # type: ignore[misc,assignment]
+    vars(driver)["Trial"] = Reporting
     experiment = validate(
         {
             "name": "load", "data": {"source": "digits", "image_size": 8}, "train": {"epochs": 9},

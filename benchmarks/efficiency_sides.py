@@ -247,12 +247,14 @@ def function_sweep(trials: int, folder: Path) -> dict[str, Any]:
         run_config=tune.RunConfig(name="function", storage_path=str(folder), verbose=0),
     )  # fmt: skip
     results = tuner.fit()
+    finished = [results[place] for place in range(len(results))]
     steps: Counter[str] = Counter()
-    for result in results:
+    for result in finished:
         if result.error or result.config is None or result.metrics is None:
             sys.exit(f"a trial failed: {result.error}")
         steps[str(result.config["width"])] += result.metrics["steps"]
-    best = max(result.metrics_dataframe["accuracy"].max() for result in results)
+    frames = [result.metrics_dataframe for result in finished]
+    best = max(frame["accuracy"].max() for frame in frames if frame is not None)
     ray.shutdown()
     return {"steps": dict(steps), "best": float(best)}
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from tuneyard.trainers.batches import epoch_order
 from tuneyard.trainers.build import build_trainer
-from tuneyard.trainers.engine import PRECISION, Engine, seed_everything
+from tuneyard.trainers.engine import Engine, seed_everything
 from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.loading import validate
 from tuneyard.trainers.loop import EpochResult, Trainer
@@ -34,6 +34,7 @@ from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.splits import Split
 
 HERE = Path(__file__).parent
+PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # as Accelerate calls them
 VALIDATION_IMAGES = 16  # nobody's clock runs while we validate; more of them would only cost time
 SAME_WEIGHTS = 1e-5
 

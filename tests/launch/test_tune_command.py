@@ -37,7 +37,9 @@ def write_experiment(folder: Path, changes: Mapping[str, Any]) -> Path:
 
 def tune(path: Path, *overrides: str, resume: bool = False, sweep_id: str | None = None) -> None:
     """The command, in this process."""
-    tune_command(path, overrides, resume=resume, sweep_id=sweep_id, address=None, report=None)
+    tune_command(
+        path, overrides, resume=resume, grow=None, warm_start=[], sweep_id=sweep_id, address=None, report=None
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,8 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ConfigError, match=f"There is no Ray cluster at {address}"):
         tune_command(
-            write_experiment(tmp_path, {}), [], resume=False, sweep_id=None, address=address, report=None
+            write_experiment(tmp_path, {}), [], resume=False, grow=None, warm_start=[], sweep_id=None, address=address,
+            report=None,
         )  # fmt: skip
     assert not list((tmp_path / "runs").rglob("*.json"))
 

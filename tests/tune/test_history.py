@@ -7,7 +7,7 @@ import pytest
 from tests.tune.records import ACCURACY, store_at, write_run, write_sweep
 from tuneyard.trainers.record import BestEpoch, Metric, RunStatus, read_run, write_record
 from tuneyard.trainers.store import Store
-from tuneyard.tune.history import EarlierTrial, best_of, read_earlier
+from tuneyard.tune.history import EarlierRun, best_of, read_earlier
 
 PREFIX = "fashion/s1/"
 
@@ -78,4 +78,4 @@ def test_values_are_those_of_the_epochs_that_have_the_metric(tmp_path: Path) -> 
     write_trial(store, "0001", 0.5)
     (trial,) = read_earlier(store, PREFIX)
     rows: list[dict[str, float]] = [{"epoch": 1, "val/accuracy": 0.5}, {"epoch": 2}, {"epoch": 3, "val/accuracy": 0.25}]
-    assert EarlierTrial(trial.record, rows).values(ACCURACY) == [0.5, 0.25]
+    assert EarlierRun(trial.record, rows).values(ACCURACY) == [0.5, 0.25]

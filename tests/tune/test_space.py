@@ -16,7 +16,7 @@ DRAWS = 200
 
 def draw(kind: str, values: list[Any]) -> list[Any]:
     """What a random search makes of one domain."""
-    space = {"x": Domain(**{kind: values})}
+    space = {"x": Domain.model_validate({kind: values})}
     asked = [RandomSearcher(TuneConfig(seed=seed, space=space)).ask([]) for seed in range(DRAWS)]
     return [point["x"] for point in asked if point is not None]
 
@@ -51,12 +51,12 @@ def test_a_quantized_range_is_its_low_end_and_whole_steps_from_there(
 ) -> None:
     drawn = sorted(set(draw(kind, values)))
     assert drawn == allowed
-    assert [point["x"] for point in grid({"x": Domain(**{kind: values})})] == allowed
+    assert [point["x"] for point in grid({"x": Domain.model_validate({kind: values})})] == allowed
 
 
 @pytest.mark.parametrize(("kind", "values"), [("randint", [1, 9]), ("qrandint", [8, 64, 8])])
 def test_whole_numbers_stay_whole_numbers(kind: str, values: list[Any]) -> None:
-    points = [point["x"] for point in grid({"x": Domain(**{kind: values})})]
+    points = [point["x"] for point in grid({"x": Domain.model_validate({kind: values})})]
     assert {type(value) for value in draw(kind, values) + points} == {int}
 
 
@@ -89,7 +89,7 @@ def test_choices_may_be_lists_mappings_and_nothing() -> None:
 )
 def test_overrides_read_back_from_a_record_fit_the_space_they_were_drawn_from(kind: str, values: list[Any]) -> None:
     for value in draw(kind, values)[:40]:
-        assert fits({"x": Domain(**{kind: values})}, json.loads(json.dumps({"x": value})))
+        assert fits({"x": Domain.model_validate({kind: values})}, json.loads(json.dumps({"x": value})))
 
 
 def test_python_holds_one_and_true_for_equal_and_the_space_does_not() -> None:
