@@ -46,8 +46,8 @@ def tune(path: Path, *overrides: str, resume: bool = False, sweep_id: str | None
     ("changes", "told"),
     [
         ({"tune": None}, "tune: missing; a sweep needs at least tune.space"),
-        ({"resources.workers": 2}, "resources.workers: 2 are asked for, and the trials of a sweep have one worker"),
-        ({"resources.cpus_per_worker": 4096}, "resources.cpus_per_worker: 4096 are asked for, and this machine has"),
+        ({"resources.workers": 4096}, "4096 worker(s) with cpus_per_worker 1 are asked for, and this machine has"),
+        ({"resources.cpus_per_worker": 4096}, "1 worker(s) with cpus_per_worker 4096 are asked for, and this"),
         ({"tune.metric": "val/acuracy"}, "Did you mean 'val/accuracy'?"),
         ({"tune.space": {"optimizer.lrr": {"choice": [0.1]}}}, "Did you mean 'lr'?"),
         ({"tune.search": "grid"}, "loguniform has no end of values, and tune.search is grid"),

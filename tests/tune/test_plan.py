@@ -76,7 +76,8 @@ def test_a_scheduler_spends_less_than_none_and_more_than_the_grace_epochs(schedu
 def test_a_population_trains_to_its_end(scheduler: str) -> None:
     plan = make_plan(stage({"tune.scheduler": scheduler}, trials=6))
     assert reached(plan) == {9: (6, 6, 6)}
-    assert same(plan.costs.epochs, 54)
+    # A member that copies one which is ahead goes on from there, and is spared the epochs between.
+    assert 48 < plan.costs.epochs.low <= plan.costs.epochs.high == 54
 
 
 def test_a_searcher_that_learns_makes_for_more_promotions() -> None:
