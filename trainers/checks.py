@@ -179,6 +179,11 @@ def _population(experiment: Experiment, tune: TuneConfig) -> list[str]:
             f"tune.perturb_epochs: {tune.perturb_epochs} leaves no comparison before the end, which is at epoch "
             f"{experiment.train.epochs}; give less."
         )
+    if experiment.data.validation.every_fold:
+        problems.append(
+            f"data.validation.folds: members of a population copy each other ({tune.scheduler}), and "
+            "one fold's state must not reach another; give data.validation.fold, or scheduler: asha."
+        )
     if tune.trials < FEWEST_MEMBERS:
         problems.append(
             f"tune.trials: {tune.trials} members are too few to copy the best of; tune.scheduler {tune.scheduler} "

@@ -335,11 +335,11 @@ class Desk:
         )  # fmt: skip
 
     def ranked(self) -> list[Trial]:
-        """The trials that have a result, the best first; those trained to their end before all others."""
+        """The trials that have a result, the best first. One that was stopped early may win, one that failed never."""
         sign = -1.0 if self.metric.mode == "max" else 1.0
         scored = [(trial, trial.value(self.metric)) for trial in self.trials.values()]
         found = [(trial, value) for trial, value in scored if value is not None and trial.status != "failed"]
-        found.sort(key=lambda pair: (pair[0].status != "completed", sign * pair[1]))
+        found.sort(key=lambda pair: sign * pair[1])
         return [trial for trial, _ in found]
 
     def _confirm(self) -> bool:

@@ -33,6 +33,8 @@ from tuneyard.tune.sweep import Before, SweepRequest, SweepWatcher, failed_recor
 from tuneyard.tune.trial import Trial
 from tuneyard.tune.trials import TrialRun
 
+log = logging.getLogger(__name__)
+
 
 def drive(request: SweepRequest, store: Store, before: Before, watcher: SweepWatcher) -> SweepRecord:
     """Run what is missing of the sweep, then the winner's test, unless the sweep had the same winner `before`."""
@@ -64,6 +66,8 @@ def _desk(request: SweepRequest, before: Before, gpus: float) -> Desk:
         config.budget, cpus=request.workers * request.cpus, gpus=request.workers * gpus, prices=request.prices,
         spent=Spent.model_validate(before.record.spent),
     )  # fmt: skip
+    for sentence in budget.never_reached():
+        log.warning(sentence)
     desk = Desk(
         experiment, config, searcher=build_searcher(config, Path(request.base.project_dir)),
         scheduler=build_scheduler(config, experiment.train.epochs), budget=budget, trials=before.wanted,

@@ -82,17 +82,6 @@ def fill_beside(trials: Iterable[Trial], runs: Mapping[str, RunRecord], config: 
                     trial.beside[key] = value
 
 
-def best_of(trials: Sequence[EarlierRun], metric: Metric) -> EarlierRun | None:
-    """The run with the best epoch; None where none has one. A run that failed, with NaN perhaps, never wins."""
-    best: EarlierRun | None = None
-    for trial in trials:
-        if trial.record.best is None or trial.record.status == "failed":
-            continue
-        if best is None or best.record.best is None or metric.better(trial.record.best.value, best.record.best.value):
-            best = trial
-    return best
-
-
 def _from_index(indexed: IndexedTrial, experiment: Experiment) -> Trial:
     def runs(of: Sequence[IndexedRun]) -> list[TrialRun]:
         made = []

@@ -51,3 +51,11 @@ def test_members_that_would_never_be_compared_are_refused() -> None:
 def test_more_grace_than_epochs_is_refused(scheduler: str) -> None:
     with pytest.raises(ConfigError, match=r"tune\.grace_epochs: 6 is more than train\.epochs, which is 5"):
         sweep({"optimizer.lr": LR}, {"scheduler": scheduler, "grace_epochs": 6}, epochs=5)
+
+
+@pytest.mark.parametrize("scheduler", ["pbt", "pb2"])
+def test_a_population_is_not_cross_validated(scheduler: str) -> None:
+    data = {"source": "digits", "image_size": 8, "validation": {"folds": 3}}
+    tune = {"space": {"optimizer.lr": LR}, "scheduler": scheduler}
+    with pytest.raises(ConfigError, match=r"data\.validation\.folds: members of a population copy each other"):
+        check_experiment(validate({"name": "x", "data": data, "tune": tune}, where="x"), sweep=True)

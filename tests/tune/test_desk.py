@@ -97,6 +97,20 @@ def test_nothing_starts_after_a_wish_to_stop() -> None:
     assert played.desk.next_leg() is None
 
 
+def test_a_stopped_trial_may_win_and_a_failed_one_never() -> None:
+    setup = experiment(tune={"scheduler": "none", "trials": 3})
+    played = play(
+        make_desk(setup), lambda run_id, epoch: math.nan if (run_id, epoch) == ("0002", 3) else int(run_id) / 10,
+        accidents={("0003", 2): "refused"},
+    )  # fmt: skip
+    assert states(played.desk.trials) == {"0001": "completed", "0002": "stopped", "0003": "failed"}
+    assert [trial.trial_id for trial in played.desk.ranked()] == ["0002", "0001"]
+
+
+def test_nobody_wins_where_no_trial_has_a_value() -> None:
+    assert make_desk(experiment()).desk.ranked() == []
+
+
 # Folds
 
 

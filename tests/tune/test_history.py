@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.tune.records import ACCURACY, store_at, write_run, write_sweep
-from tuneyard.trainers.record import BestEpoch, Metric, RunStatus, read_run, write_record
+from tuneyard.trainers.record import BestEpoch, RunStatus, read_run, write_record
 from tuneyard.trainers.store import Store
-from tuneyard.tune.history import EarlierRun, best_of, read_earlier
+from tuneyard.tune.history import EarlierRun, read_earlier
 
 PREFIX = "fashion/s1/"
 
@@ -18,11 +18,6 @@ def write_trial(store: Store, run_id: str, best: float | None, status: RunStatus
     write_run(store, prefix, [] if best is None else [best], status=status, overrides={"optimizer.lr": 0.1})
     chosen = None if best is None else BestEpoch(value=best, epoch=1, step=10)
     write_record(store, prefix, read_run(store, prefix).model_copy(update={"best": chosen}))
-
-
-def winner(store: Store, metric: Metric = ACCURACY) -> str | None:
-    best = best_of(read_earlier(store, PREFIX), metric)
-    return best.record.run_id if best else None
 
 
 def test_the_trials_of_one_sweep_are_read_in_order(tmp_path: Path) -> None:
@@ -48,29 +43,6 @@ def test_cut_short_and_lost_trials_have_not_ended(tmp_path: Path, status: RunSta
     store = store_at(tmp_path)
     write_trial(store, "0001", 0.5, status)
     assert [trial.ended for trial in read_earlier(store, PREFIX)] == [ended]
-
-
-def test_the_winner_has_the_best_epoch(tmp_path: Path) -> None:
-    store = store_at(tmp_path)
-    for run_id, value in (("0001", 0.5), ("0002", 0.9), ("0003", 0.7)):
-        write_trial(store, run_id, value)
-    assert winner(store) == "0002"
-    assert winner(store, Metric(name="val/loss", mode="min")) == "0001"
-
-
-def test_a_stopped_trial_may_win_a_failed_one_never(tmp_path: Path) -> None:
-    store = store_at(tmp_path)
-    write_trial(store, "0001", 0.99, "failed")
-    write_trial(store, "0002", 0.6, "stopped")
-    write_trial(store, "0003", 0.5)
-    assert winner(store) == "0002"
-
-
-def test_nobody_wins_where_no_trial_has_a_value(tmp_path: Path) -> None:
-    store = store_at(tmp_path)
-    assert winner(store) is None
-    write_trial(store, "0001", None)
-    assert winner(store) is None
 
 
 def test_values_are_those_of_the_epochs_that_have_the_metric(tmp_path: Path) -> None:
