@@ -64,8 +64,7 @@ def test_metrics(trainer: Trainer, data: LoadedData, checkpoints: Checkpoints, s
     """`test/` metrics of the model saved at `step`; the data must have a test set. All workers must call it."""
     assert data.test is not None, "asked only where there is a test set"
     engine = trainer.engine
-    loaded = checkpoints.load_parts(("model",), step=step)
-    engine.load_model(trainer.model, loaded["model"])
+    trainer.load_judged(checkpoints.load_parts((trainer.judged_part,), step=step)[trainer.judged_part])
     indices = np.arange(len(data.test.labels))
     batches = EvalBatches(data.test, indices, trainer.config.batch_size, engine.rank, engine.world_size)
     return {name.replace("val/", "test/", 1): value for name, value in trainer.evaluate(batches).metrics.items()}

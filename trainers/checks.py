@@ -134,6 +134,10 @@ def _training(experiment: Experiment, workers: int) -> list[str]:
             f"train.deepspeed.offload: all moves the parameters too, which only zero3 can, and train.strategy is "
             f"{train.strategy}; give offload: optimizer, or strategy: zero3."
         )
+    if train.ema_epochs is not None and train.strategy == "zero3":
+        problems.append(
+            "train.ema_epochs: under zero3 no worker has whole weights to average. Use zero2, ddp, or leave it out."
+        )
     if schedule.warmup_epochs >= train.epochs:
         problems.append(
             f"schedule.warmup_epochs: {schedule.warmup_epochs:g} must be below train.epochs, which is {train.epochs}."

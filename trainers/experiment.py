@@ -161,6 +161,10 @@ class TrainConfig(Section):
     )
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     clip_norm: float | None = Field(None, gt=0.0, description="Clip the gradient's global norm to this.")
+    ema_epochs: float | None = Field(
+        None, gt=0.0,
+        description="Validate, choose and predict with weights averaged exponentially over about so many epochs.",
+    )  # fmt: skip
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     channels_last: bool = Field(True, description="NHWC memory layout, faster for convolutions.")
     on_out_of_memory: Literal["fail", "accumulate"] = Field(

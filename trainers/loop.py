@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from tuneyard.trainers.averaging import AveragedWeights
 from tuneyard.trainers.batches import Batch, EvalBatches, TrainBatches
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.errors import DivergedError, InterruptedRunError
@@ -76,6 +77,8 @@ class Trainer:
         shape = (1, -1, 1, 1)
         self._mean = torch.tensor(normalization[0], device=engine.device).view(shape) * 255.0
         self._inverse_std = 1.0 / (torch.tensor(normalization[1], device=engine.device).view(shape) * 255.0)
+        span_steps = train.steps_per_epoch * (config.ema_epochs or 0.0)
+        self._average = AveragedWeights(engine.unwrap(model), max(span_steps, 1.0)) if span_steps else None
         self.epoch = self.batch = self.step = 0
         self._epoch_s = 0.0
         self._sums = task.empty(engine.device)
@@ -86,7 +89,8 @@ class Trainer:
         while self.epoch < self.config.epochs:
             first_images = self._train_epoch()
             row = self.task.summarize_training(self.engine.add_up(self._sums))
-            validation = self.evaluate(self.validation, keep=self.keep_probabilities)
+            with self._judged_weights():
+                validation = self.evaluate(self.validation, keep=self.keep_probabilities)
             row |= validation.metrics
             self._refuse_nan("validation", validation.metrics)
             images = self.train.steps_per_epoch * self.train.global_batch_size
@@ -144,9 +148,15 @@ class Trainer:
             self.engine.clip(self.model, self.optimizer, self.config.clip_norm)
         self.engine.step(self.optimizer)
         self.schedule.step()
+        if self._average is not None:
+            self._average.update()
         # Kept on the device, so that no step waits to look at its own loss.
         self._losses[self.batch] = total
         return total
+
+    def _judged_weights(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that it is judged by: the averaged ones, where there are such."""
+        return nullcontext() if self._average is None else self._average.in_place()
 
     @torch.no_grad()  # and not inference_mode: zero3 keeps tensors that are made in here for the training
     def evaluate(self, batches: EvalBatches, *, keep: bool = False) -> Evaluation:
@@ -197,13 +207,15 @@ class Trainer:
                 "schedule": self.schedule.state_dict(), "scaler": scaler.state_dict() if scaler else None,
             },
             "random": self.engine.random_states(),
-        }  # fmt: skip
+        } | ({"average": self._average.state()} if self._average else {})  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`; raises KeyError or RuntimeError where it is of another model."""
         self.engine.load_model(self.model, state["model"])
         self.engine.load_optimizer(self.optimizer, state["optimizer"])
         progress = state["progress"]
+        if self._average is not None:
+            self._average.load(state["average"], progress["step"])
         self.schedule.load_state_dict(progress["schedule"])
         if self.engine.scaler and progress["scaler"]:
             self.engine.scaler.load_state_dict(progress["scaler"])
@@ -213,6 +225,15 @@ class Trainer:
             # Saved as the sum over all workers; the others begin at zero.
             self._sums = {name: value.to(self.engine.device).clone() for name, value in progress["sums"].items()}
         self.engine.restore_random(state["random"])
+
+    @property
+    def judged_part(self) -> str:
+        """The part of a saved state with the weights that the run was judged by."""
+        return "model" if self._average is None else "average"
+
+    def load_judged(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Give the model saved weights, of the `judged_part`, to evaluate with. All workers must call it."""
+        self.engine.load_model(self.model, weights)
 
     def _lr(self) -> float:
         return float(self.schedule.get_last_lr()[0])

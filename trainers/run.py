@@ -179,8 +179,8 @@ class Run:
         step = self.engine.broadcast(best.step if best else None)
         if step is None:
             return
-        loaded = self.checkpoints.load_parts(("model",), step=step)
-        self.engine.load_model(self.trainer.model, loaded["model"])
+        part = self.trainer.judged_part
+        self.trainer.load_judged(self.checkpoints.load_parts((part,), step=step)[part])
         kept = self.trainer.evaluate(self.trainer.validation, keep=True).kept
         if self._reporter and kept is not None:
             self._reporter.keep_predictions(replace(kept, step=step))
