@@ -105,7 +105,7 @@ def run(trials: int, arguments: argparse.Namespace, folder: Path) -> tuple[int, 
 def write_run(spec: Any, row: dict[str, Any], status: Any) -> None:
     """Write the record that a real trial leaves."""
     from tuneyard.trainers.record import Metric, RunRecord, now, write_metrics, write_record
-    from tuneyard.trainers.store import open_store
+    from tuneyard.trainers.stores.store import open_store
 
     store = open_store(spec.store_uri)
     record = RunRecord(

@@ -108,8 +108,8 @@ class Plain:
     def __init__(self, threads: int) -> None:
         import torch
 
+        from tuneyard.trainers.data.fashion_mnist import load_fashion_mnist
         from tuneyard.trainers.experiment import DataConfig
-        from tuneyard.trainers.fashion_mnist import load_fashion_mnist
 
         torch.set_num_threads(threads)
         source = load_fashion_mnist(DataConfig(source="fashion-mnist"), Path.cwd(), "")

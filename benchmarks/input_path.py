@@ -21,13 +21,13 @@ from albumentations.pytorch import ToTensorV2
 from measuring import Series, Target, in_turns, ratios, report
 from torch.utils.data import DataLoader, Dataset
 
-from tuneyard.trainers.augment import make_augmenter
-from tuneyard.trainers.batches import TrainBatches, measure_normalization
-from tuneyard.trainers.dataset import Samples, load_data
-from tuneyard.trainers.decoded_cache import DecodedCache
+from tuneyard.trainers.data.augment import make_augmenter
+from tuneyard.trainers.data.batches import TrainBatches, measure_normalization
+from tuneyard.trainers.data.dataset import Samples, load_data
+from tuneyard.trainers.data.decoded_cache import DecodedCache
+from tuneyard.trainers.data.image_files import decode_files
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.experiment import DataConfig, TrainConfig
-from tuneyard.trainers.image_files import decode_files
 
 SMALL: list[Any] = [
     {"Pad": {"padding": 4}},

@@ -22,10 +22,10 @@ from recorded import Curve, Pool, Recorded
 
 from tuneyard.trainers.experiment import BudgetConfig, DataConfig, Experiment, Prices, TrainConfig, TuneConfig
 from tuneyard.tune.budget import Budget
-from tuneyard.tune.build_scheduler import build_scheduler
-from tuneyard.tune.build_searcher import build_searcher
 from tuneyard.tune.desk import Desk, Leg
-from tuneyard.tune.searcher import Searcher, Tried
+from tuneyard.tune.schedule.build_scheduler import build_scheduler
+from tuneyard.tune.search.build_searcher import build_searcher
+from tuneyard.tune.search.searcher import Searcher, Tried
 
 CLOSE = 0.99
 OURS, RANDOM, RAY, OPTUNA = "tuneyard", "random search", "Ray's ASHA", "Optuna's Hyperband"

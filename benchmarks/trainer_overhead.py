@@ -20,8 +20,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
-from tuneyard.trainers.batches import epoch_order
 from tuneyard.trainers.build import build_trainer
+from tuneyard.trainers.data.batches import epoch_order
+from tuneyard.trainers.data.splits import Split
 from tuneyard.trainers.engine import Engine, seed_everything
 from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.loading import validate
@@ -31,7 +32,6 @@ from tuneyard.trainers.optim import build_optimizer, build_schedule
 from tuneyard.trainers.progress import Silent
 from tuneyard.trainers.session import LoadedData, Session
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.splits import Split
 
 HERE = Path(__file__).parent
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # as Accelerate calls them

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from tuneyard.launch.compare_table import render
 from tuneyard.trainers.errors import ConfigError, choose_from
-from tuneyard.tune.comparison import compare
-from tuneyard.tune.comparison_form import to_json
-from tuneyard.tune.report import write_report
+from tuneyard.tune.reports.comparison import compare
+from tuneyard.tune.reports.comparison_form import to_json
+from tuneyard.tune.reports.report import write_report
 
 
 def compare_command(

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tuneyard.trainers.record import Metric
-from tuneyard.tune.comparison import Comparison, currency
 from tuneyard.tune.confirm import Confirmation
-from tuneyard.tune.trial_runs import TrialRuns
+from tuneyard.tune.reports.comparison import Comparison, currency
+from tuneyard.tune.reports.trial_runs import TrialRuns
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 16

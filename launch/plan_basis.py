@@ -85,8 +85,8 @@ def find_prices(experiment: Experiment, gpu: str | None) -> Basis:
 
 def draw(config: TuneConfig, project_dir: Path) -> list[dict[str, Any]]:
     """Values for all the trials: what a grid has, otherwise points and random ones, since nothing is learned here."""
-    from tuneyard.tune.build_searcher import build_searcher
-    from tuneyard.tune.searcher import Tried
+    from tuneyard.tune.search.build_searcher import build_searcher
+    from tuneyard.tune.search.searcher import Tried
 
     search = "grid" if config.search == "grid" else "random"
     searcher = build_searcher(config.model_copy(update={"search": search}), project_dir)

@@ -9,7 +9,7 @@ from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.provenance import capture_provenance
 from tuneyard.trainers.record import read_run
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.store import Store, open_store
+from tuneyard.trainers.stores.store import Store, open_store
 
 
 def open_experiment_store(experiment: Experiment) -> Store:
@@ -71,7 +71,9 @@ def _choose(store: Store, prefix: str, record: str, wanted: str | None, what: st
 
 def best_checkpoint(experiment: Experiment, target: str, run_id: str) -> str:
     """The URI of a trial's best checkpoint, or a sentence where it has none."""
-    from tuneyard.trainers.checkpoints import Checkpoints  # imports torch, which the sweep's checks have done already
+    from tuneyard.trainers.checkpoints.checkpoints import (
+        Checkpoints,  # imports torch, which the sweep's checks have done already
+    )
 
     checkpoint = experiment.checkpoint
     store = open_store(f"{target}{run_id}", endpoint_url=checkpoint.endpoint_url, region=checkpoint.region)

@@ -20,7 +20,7 @@ from tuneyard.trainers.loading import load_experiment, with_overrides
 from tuneyard.trainers.record import RunRecord, read_run
 from tuneyard.trainers.signals import StopSignals
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 
 if TYPE_CHECKING:
     from tuneyard.trainers.session import Session
@@ -92,11 +92,11 @@ def _prepare(spec: TrialSpec) -> _Prepared:
 
 def _train(spec: TrialSpec, prepared: _Prepared) -> None:
     if prepared.workers == 1:
-        from tuneyard.trainers.worker import train_here
+        from tuneyard.trainers.parallel.worker import train_here
 
         train_here(spec, prepared.session)
         return
-    from tuneyard.trainers.processes import train_in_processes
+    from tuneyard.trainers.parallel.processes import train_in_processes
 
     train_in_processes(spec, prepared.workers, prepared.threads)
 

@@ -17,9 +17,9 @@ from tuneyard.trainers.experiment import Experiment, Prices
 from tuneyard.trainers.loading import load_experiment
 from tuneyard.trainers.record import SweepRecord
 from tuneyard.trainers.signals import StopSignals
-from tuneyard.tune.comparison import compare
 from tuneyard.tune.history import read_earlier
-from tuneyard.tune.report import write_report
+from tuneyard.tune.reports.comparison import compare
+from tuneyard.tune.reports.report import write_report
 from tuneyard.tune.sweep import SweepRequest, new_sweep_id, run_sweep
 
 CONNECT_S = 10.0

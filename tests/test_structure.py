@@ -17,12 +17,12 @@ ROOMS = {
 """Each room, and the rooms of ours that it may import."""
 
 ONLY_THERE = {
-    "accelerate": {"trainers/engine.py", "trainers/tracking_sinks.py"},
-    "deepspeed": {"trainers/zero.py"},
-    "boto3": {"trainers/s3.py"},
-    "botocore": {"trainers/s3.py"},
-    "albumentations": {"trainers/augment.py"},
-    "comet_ml": {"trainers/tracking_comet.py"},
+    "accelerate": {"trainers/engine.py", "trainers/tracking/sinks.py"},
+    "deepspeed": {"trainers/parallel/zero.py"},
+    "boto3": {"trainers/stores/s3.py"},
+    "botocore": {"trainers/stores/s3.py"},
+    "albumentations": {"trainers/data/augment.py"},
+    "comet_ml": {"trainers/tracking/comet.py"},
     "ray": {"tune/"},
     "optuna": {"tune/"},
     "typer": {"launch/"},
@@ -35,7 +35,7 @@ ONLY_THERE = {
 SLOW = {"torch", "timm", "sklearn", "comet_ml", "boto3", "albumentations", "accelerate", "ray", "optuna", "pandas"}
 """Not to be imported where the command line starts: a mistake in the file is told before the seconds they take."""
 
-SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).glob("*.py"))
+SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 
 def place(path: Path) -> str:
@@ -92,22 +92,31 @@ def test_the_command_line_starts_without_what_is_slow() -> None:
 
 def test_the_packages_are_the_folders_on_the_disk() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    folders = {path.parent.name for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"}
-    assert folders == set(ROOMS)
-    assert settings["package-dir"] == {f"tuneyard.{room}": room for room in ROOMS}
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"}
+    assert rooms == set(ROOMS)
+    folders = {place(path.parent) for path in SOURCES}
+    assert settings["package-dir"] == {f"tuneyard.{folder.replace('/', '.')}": folder for folder in folders}
     assert set(settings["packages"]) == set(settings["package-dir"])
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_a_room_is_flat(room: str) -> None:
-    assert [place(path) for path in (ROOT / room).rglob("*.py") if path.parent != ROOT / room] == []
+def test_a_room_has_parts_but_no_deeper_folders() -> None:
+    assert [place(path) for path in SOURCES if len(path.relative_to(ROOT).parts) > 3] == []
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    folders = {path.parent for path in SOURCES}
+    assert [place(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))
 def test_what_lies_beside_the_code_is_packaged(room: str) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    patterns = settings["package-data"].get(f"tuneyard.{room}", [])
-    packaged = {path for pattern in patterns for path in (ROOT / room).glob(pattern)}
+    packaged = {
+        path
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / settings["package-dir"][package]).glob(pattern)
+    }
     others = {path for path in (ROOT / room).rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert others - packaged == set()
 

@@ -1,8 +1,8 @@
 """An exponential moving average of a model's weights: what is validated, chosen and predicted with.
 
-Averages of the iterates (Polyak and Juditsky, SIAM J. Control Optim. 30, 1992) are what the weights would come to if the
-learning rate were lowered now. So an epoch in the middle of a schedule shows what the configuration is worth, and not
-the noise of its steps: early stopping can trust it.
+Averages of the iterates (Polyak and Juditsky, SIAM J. Control Optim. 30, 1992) are near what the weights would come to
+if the learning rate were lowered now. So an epoch in the middle of a schedule shows what the configuration is worth,
+and not the noise of its steps: early stopping can trust it.
 """
 
 from collections.abc import Iterator, Mapping

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tuneyard.trainers.augment import Augmenter, make_augmenter
-from tuneyard.trainers.batches import EvalBatches, TrainBatches
-from tuneyard.trainers.checkpoints import Checkpoints
+from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
+from tuneyard.trainers.data.augment import Augmenter, make_augmenter
+from tuneyard.trainers.data.batches import EvalBatches, TrainBatches
 from tuneyard.trainers.engine import Engine, seed_everything
 from tuneyard.trainers.loop import Trainer, Watcher
 from tuneyard.trainers.models import build_model

@@ -42,7 +42,7 @@ def check_augment(experiment: Experiment, channels: int) -> None:
     """Raise ConfigError where the transforms do not exist, do not take these arguments, or do not fit the images."""
     for variant in [experiment, *_one_by_one(experiment, "data.augment"), *_one_by_one(experiment, "data.image_size")]:
         if variant.data.augment:
-            from tuneyard.trainers.augment import check_pipeline  # importing albumentations takes most of a second
+            from tuneyard.trainers.data.augment import check_pipeline  # importing albumentations takes most of a second
 
             check_pipeline(variant.data.augment, variant.data.image_size, channels)
 

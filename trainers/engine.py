@@ -23,10 +23,10 @@ from accelerate.utils import (
 )
 from torch import nn
 
-from tuneyard.trainers import process_group
 from tuneyard.trainers.experiment import TrainConfig
-from tuneyard.trainers.zero import LossScale, Zero, import_deepspeed
-from tuneyard.trainers.zero_config import zero_config
+from tuneyard.trainers.parallel import process_group
+from tuneyard.trainers.parallel.zero import LossScale, Zero, import_deepspeed
+from tuneyard.trainers.parallel.zero_config import zero_config
 
 TIMEOUT = timedelta(minutes=10)
 

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from tuneyard.trainers.build import build_trainer, test_metrics
-from tuneyard.trainers.checkpoints import Checkpoints
+from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.errors import CheckpointError, DataError
 from tuneyard.trainers.progress import Silent
 from tuneyard.trainers.record import read_run, write_record
 from tuneyard.trainers.session import Session
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.tracking import TrackedRun
+from tuneyard.trainers.tracking.tracker import TrackedRun
 
 
 def evaluate_on_test(spec: TrialSpec, session: Session) -> dict[str, float]:

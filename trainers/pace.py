@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from tuneyard.trainers.batches import EvalBatches
 from tuneyard.trainers.build import build_trainer, count_parameters
+from tuneyard.trainers.data.batches import EvalBatches
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.errors import ConfigError, DivergedError, InterruptedRunError
 from tuneyard.trainers.experiment import Experiment

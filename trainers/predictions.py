@@ -16,7 +16,7 @@ import numpy as np
 
 from tuneyard.trainers.errors import MissingKeyError, StoreError
 from tuneyard.trainers.experiment import ValidationConfig
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 
 NAME = "predictions.npz"
 

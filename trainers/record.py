@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tuneyard.trainers.errors import MissingKeyError, StoreError
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 
 RunStatus = Literal["running", "paused", "completed", "stopped", "interrupted", "failed"]
 SweepStatus = Literal["running", "completed", "interrupted", "failed"]

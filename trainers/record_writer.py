@@ -5,7 +5,7 @@ import threading
 
 from tuneyard.trainers.errors import StoreError
 from tuneyard.trainers.record import RunRecord, write_metrics, write_record
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from tuneyard.trainers.record import BestEpoch, Memory, Metric, RunRecord, RunSt
 from tuneyard.trainers.record_writer import RecordWriter
 from tuneyard.trainers.session import LoadedData, Session
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.store import Store
-from tuneyard.trainers.tracking import TrackedRun
+from tuneyard.trainers.stores.store import Store
+from tuneyard.trainers.tracking.tracker import TrackedRun
 
 
 class Reporter:

@@ -5,15 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneyard.trainers.checkpoint_files import CheckpointFiles
-from tuneyard.trainers.checkpoints import CheckpointInfo, Checkpoints
+from tuneyard.trainers.checkpoints.checkpoints import CheckpointInfo, Checkpoints
+from tuneyard.trainers.checkpoints.files import CheckpointFiles
 from tuneyard.trainers.checks import check_resumed
 from tuneyard.trainers.errors import CheckpointError, MissingKeyError
 from tuneyard.trainers.loop import Trainer
 from tuneyard.trainers.record import RunRecord, read_run
 from tuneyard.trainers.session import LoadedData
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 
 log = logging.getLogger(__name__)
 

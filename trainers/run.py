@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tuneyard.trainers.build import build_trainer, count_parameters, test_metrics
-from tuneyard.trainers.checkpoints import Checkpoints
+from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 from tuneyard.trainers.loop import EpochResult, Watcher

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from tuneyard.trainers.batches import measure_normalization
-from tuneyard.trainers.dataset import ImageData, Samples, load_data
+from tuneyard.trainers.data.batches import measure_normalization
+from tuneyard.trainers.data.dataset import ImageData, Samples, load_data
+from tuneyard.trainers.data.splits import Split, draw_split
 from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.experiment import DataConfig, Normalization
 from tuneyard.trainers.memory import resident_bytes
 from tuneyard.trainers.provenance import environment
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.splits import Split, draw_split
-from tuneyard.trainers.store import Store, open_store
-from tuneyard.trainers.tracking import Tracker
+from tuneyard.trainers.stores.store import Store, open_store
+from tuneyard.trainers.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True, slots=True)

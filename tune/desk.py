@@ -10,8 +10,8 @@ from tuneyard.trainers.experiment import Experiment, TuneConfig
 from tuneyard.trainers.record import Metric
 from tuneyard.tune.budget import Budget
 from tuneyard.tune.folds import cannot_win
-from tuneyard.tune.scheduler import NextLeg, Scheduler
-from tuneyard.tune.searcher import Searcher, Tried
+from tuneyard.tune.schedule.scheduler import NextLeg, Scheduler
+from tuneyard.tune.search.searcher import Searcher, Tried
 from tuneyard.tune.trials import Trial, TrialRun, make_run, make_trial
 
 How = Literal["finished", "paused", "stopped", "interrupted", "refused", "out_of_memory", "lost", "preempted"]

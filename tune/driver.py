@@ -18,16 +18,16 @@ from tuneyard.trainers.evaluation import evaluate_on_test
 from tuneyard.trainers.record import RunRecord, SweepRecord, now, read_run, write_record
 from tuneyard.trainers.session import Session, available_cores
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.budget import Budget, Spent
-from tuneyard.tune.build_scheduler import build_scheduler
-from tuneyard.tune.build_searcher import build_searcher
 from tuneyard.tune.desk import Desk, Leg
 from tuneyard.tune.folds import collect_out_of_fold
 from tuneyard.tune.history import READERS
 from tuneyard.tune.index import IndexWriter
 from tuneyard.tune.outcome import outcome
 from tuneyard.tune.ray_link import ConfigMaker, DeskScheduler, DeskSearcher, Relay, Room, StopWhenAsked
+from tuneyard.tune.schedule.build_scheduler import build_scheduler
+from tuneyard.tune.search.build_searcher import build_searcher
 from tuneyard.tune.stop_flag import forget_stop
 from tuneyard.tune.sweep import Before, SweepRequest, SweepWatcher, failed_record, scratch_folder
 from tuneyard.tune.trial import Trial

@@ -5,9 +5,9 @@ import logging
 from tuneyard.trainers.errors import ConfigError, MissingKeyError
 from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.record import Metric, read_sweep
-from tuneyard.trainers.store import Store, open_store
+from tuneyard.trainers.stores.store import Store, open_store
 from tuneyard.tune.history import fill_beside, read_earlier, read_trials
-from tuneyard.tune.searcher import Tried
+from tuneyard.tune.search.searcher import Tried
 from tuneyard.tune.space import fits
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import numpy as np
 from tuneyard.trainers.errors import DataError
 from tuneyard.trainers.predictions import Predictions, join_shares, read_predictions, to_npz
 from tuneyard.trainers.record import read_run
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 
 LEAST_FOLDS = 2
 """Below two common folds there is nothing to compare."""

@@ -8,7 +8,7 @@ from typing import Any
 from tuneyard.trainers.errors import MissingKeyError, StoreError
 from tuneyard.trainers.experiment import Experiment, TuneConfig
 from tuneyard.trainers.record import Metric, RunRecord, read_metrics, read_run
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.index import NAME, IndexedRun, IndexedTrial, read_index
 from tuneyard.tune.trials import RunState, Trial, TrialRun, make_run, make_trial
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tuneyard.trainers.errors import MissingKeyError, StoreError
 from tuneyard.trainers.record import Metric, Recorded
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.trials import Trial
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from typing import Any
 
 from tuneyard.trainers.experiment import BudgetConfig, Experiment, Prices, TuneConfig
 from tuneyard.tune.budget import Budget, Spent
-from tuneyard.tune.build_scheduler import build_scheduler
 from tuneyard.tune.desk import Desk, Leg
-from tuneyard.tune.searcher import Tried
+from tuneyard.tune.schedule.build_scheduler import build_scheduler
+from tuneyard.tune.search.searcher import Tried
 from tuneyard.tune.trials import Trial
 
 CURVE_NOISE = 0.3  # of a value from epoch to epoch, where trials differ by 1: early ranks tell the later ones, mostly

@@ -12,12 +12,12 @@ from tuneyard.trainers.experiment import Experiment, Prices, TuneConfig
 from tuneyard.trainers.loading import with_overrides
 from tuneyard.trainers.record import Metric, RunRecord, SweepRecord, SweepStatus, now, read_sweep, write_record
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.store import Store, open_store
+from tuneyard.trainers.stores.store import Store, open_store
 from tuneyard.tune.changes import refuse_changes
 from tuneyard.tune.desk import Leg
 from tuneyard.tune.earlier_sweeps import learn_from
 from tuneyard.tune.history import fill_beside, read_earlier, read_trials
-from tuneyard.tune.searcher import Tried
+from tuneyard.tune.search.searcher import Tried
 from tuneyard.tune.trials import Trial
 
 # Before Ray is imported anywhere: no files of its own loggers, no table of its own, no usage statistics, no warning

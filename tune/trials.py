@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tuneyard.trainers.experiment import Experiment, TuneConfig
 from tuneyard.trainers.record import Metric
-from tuneyard.tune.searcher import Tried, TriedStatus
+from tuneyard.tune.search.searcher import Tried, TriedStatus
 
 RunState = Literal["waiting", "running", "paused", "completed", "stopped", "failed"]
 _ENDED = ("completed", "stopped", "failed")

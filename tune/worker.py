@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import torch
 
-from tuneyard.trainers import process_group
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 from tuneyard.trainers.loop import EpochResult
 from tuneyard.trainers.memory import ran_out_of_memory, release_memory
+from tuneyard.trainers.parallel import process_group
 from tuneyard.trainers.progress import Silent
 from tuneyard.trainers.record import Metric, RunRecord, RunStatus, now, read_metrics, read_run, write_record
 from tuneyard.trainers.run import Run

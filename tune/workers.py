@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from tuneyard.trainers import process_group
+from tuneyard.trainers.parallel import process_group
 from tuneyard.tune.worker import Answer, Failure, Resources, Worker
 from tuneyard.tune.worker_actor import WorkerActor
 

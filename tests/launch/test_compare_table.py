@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.tune.records import store_at, write_big_sweep, write_run, write_sweep
 from tests.tune.trial_records import write_rich_sweep
 from tuneyard.launch.compare_table import Column, duration, fitting, render, short_names, show, sparkline
-from tuneyard.tune.comparison import compare
+from tuneyard.tune.reports.comparison import compare
 
 
 def printed(folder: Path, width: int, limit: int | None = None) -> list[str]:

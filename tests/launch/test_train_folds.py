@@ -14,7 +14,7 @@ from tuneyard.launch.train_command import train_command
 from tuneyard.trainers.errors import CheckpointError, ConfigError, InterruptedRunError
 from tuneyard.trainers.record import RunRecord, read_run
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.store import Store, open_store
+from tuneyard.trainers.stores.store import Store, open_store
 
 FOLDS = {"data.validation": {"folds": 3}, "train.epochs": 2, "resources.cpus_per_worker": 1}
 

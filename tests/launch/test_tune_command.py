@@ -21,7 +21,7 @@ from tests.tune.sweeps import built_in, experiment_tree, make_project
 from tuneyard.launch.tune_command import tune_command
 from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.record import RunRecord, SweepRecord, read_metrics, read_run, read_sweep
-from tuneyard.trainers.store import open_store
+from tuneyard.trainers.stores.store import open_store
 
 TUNEYARD = str(Path(sys.executable).parent / "tuneyard")
 PATIENCE_S = 170.0

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from tests.trainers.runs import StopAfter
-from tuneyard.trainers import process_group
 from tuneyard.trainers.errors import InterruptedRunError
 from tuneyard.trainers.memory import resident_bytes
+from tuneyard.trainers.parallel import process_group
 from tuneyard.trainers.progress import Silent
 from tuneyard.trainers.run import train
 from tuneyard.trainers.session import Session

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tuneyard.trainers.checkpoints import Checkpoints
+from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
 from tuneyard.trainers.loading import set_path, validate
 from tuneyard.trainers.progress import Silent
 from tuneyard.trainers.record import RunRecord, read_metrics, read_run
 from tuneyard.trainers.run import train
 from tuneyard.trainers.session import Session
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.store import open_store
+from tuneyard.trainers.stores.store import open_store
 
 TASK_PY = '''
 """A network without batch norm, so that its training does not depend on how a batch is cut."""

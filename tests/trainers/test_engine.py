@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tuneyard.trainers import process_group
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.experiment import TrainConfig
-from tuneyard.trainers.zero import LossScale
+from tuneyard.trainers.parallel import process_group
+from tuneyard.trainers.parallel.zero import LossScale
 
 Parts = tuple[Engine, nn.Module, torch.optim.Optimizer]
 

@@ -26,7 +26,7 @@ from tuneyard.trainers.progress import Silent
 from tuneyard.trainers.record import RunRecord
 from tuneyard.trainers.session import Session
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.tracking import TrackedRun
+from tuneyard.trainers.tracking.tracker import TrackedRun
 
 TEST_METRICS = {"test/loss", "test/accuracy", "test/macro_f1", "test/top2"}
 
@@ -68,7 +68,7 @@ def test_every_epoch_has_one_row_with_all_that_is_reported(completed: tuple[Tria
 
 def test_the_record_tells_the_speed_and_the_time(completed: tuple[TrialSpec, RunRecord]) -> None:
     from tuneyard.trainers.record import read_metrics
-    from tuneyard.trainers.store import open_store
+    from tuneyard.trainers.stores.store import open_store
 
     spec, record = completed
     rows = read_metrics(open_store(spec.store_uri), spec.prefix)
@@ -197,7 +197,7 @@ def test_evaluation_counts_every_sample_once_and_changes_nothing(tmp_path: Path)
 
 def test_a_failing_store_is_told_and_the_record_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tuneyard.trainers.errors import StoreError
-    from tuneyard.trainers.file_store import FileStore
+    from tuneyard.trainers.stores.file_store import FileStore
 
     put = FileStore.put
 

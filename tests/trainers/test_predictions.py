@@ -24,7 +24,7 @@ from tuneyard.trainers.predictions import (
 )
 from tuneyard.trainers.progress import Silent
 from tuneyard.trainers.session import Session
-from tuneyard.trainers.store import Bytes, Store, open_store
+from tuneyard.trainers.stores.store import Bytes, Store, open_store
 
 SOME = Predictions(
     indices=np.array([2, 5, 7]),

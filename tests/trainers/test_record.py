@@ -18,7 +18,7 @@ from tuneyard.trainers.record import (
     write_metrics,
     write_record,
 )
-from tuneyard.trainers.store import Store, open_store
+from tuneyard.trainers.stores.store import Store, open_store
 
 ACCURACY = Metric(name="val/accuracy", mode="max")
 RECORD = RunRecord(

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tuneyard.trainers.errors import StoreError
-from tuneyard.trainers.file_store import FileStore
 from tuneyard.trainers.record import Metric, RunRecord, read_metrics, read_run
 from tuneyard.trainers.record_writer import RecordWriter
+from tuneyard.trainers.stores.file_store import FileStore
 
 
 def record(attempts: int) -> RunRecord:

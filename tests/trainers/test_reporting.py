@@ -15,7 +15,7 @@ from tuneyard.trainers.record import Memory, Metric, RunRecord, now
 from tuneyard.trainers.reporting import Reporter
 from tuneyard.trainers.session import Session
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.store import Bytes, Store, open_store
+from tuneyard.trainers.stores.store import Bytes, Store, open_store
 
 ACCURACY = Metric(name="val/accuracy", mode="max")
 KEEPS = {"data.validation": {"split": 0.2, "predictions": True}}

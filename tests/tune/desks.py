@@ -7,9 +7,9 @@ from typing import Any
 from tuneyard.trainers.experiment import Experiment, Prices
 from tuneyard.trainers.loading import validate
 from tuneyard.tune.budget import Budget
-from tuneyard.tune.build_scheduler import build_scheduler
 from tuneyard.tune.desk import Desk, How, Leg
-from tuneyard.tune.searcher import Tried
+from tuneyard.tune.schedule.build_scheduler import build_scheduler
+from tuneyard.tune.search.searcher import Tried
 from tuneyard.tune.trials import Trial
 
 EPOCHS = 9

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tuneyard.tune.scheduler import NextLeg, Scheduler
+from tuneyard.tune.schedule.scheduler import NextLeg, Scheduler
 
 Event = tuple[str, int, NextLeg | None]
 """A run, the epoch that it begins a leg at, and the scheduler's word that it goes on; None for a new one."""

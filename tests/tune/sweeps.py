@@ -15,7 +15,7 @@ from tests.trainers import runs
 from tuneyard.trainers.loading import set_path, validate
 from tuneyard.trainers.record import RunRecord, SweepRecord, read_metrics, read_run
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.store import Store, open_store
+from tuneyard.trainers.stores.store import Store, open_store
 from tuneyard.tune.sweep import RAY_ENVIRONMENT, SweepRequest, run_sweep
 
 TASK_PY = '''

@@ -11,7 +11,7 @@ from tests.tune.records import store_at, write_run
 from tuneyard.trainers.errors import DataError, MissingKeyError
 from tuneyard.trainers.predictions import Predictions, write_predictions
 from tuneyard.trainers.record import read_run, write_record
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.folds import cannot_win, collect_out_of_fold, fold_summary
 
 BEST = {0: 0.90, 1: 0.92, 2: 0.91, 3: 0.93, 4: 0.90}

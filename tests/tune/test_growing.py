@@ -16,7 +16,7 @@ import pytest
 from tests.tune.sweeps import PREFIX, SWEEP_ID, Swept, make_project, ray_of_two_cores, sweep
 from tuneyard.trainers.errors import ConfigError, StoreError
 from tuneyard.trainers.record import read_metrics, read_run, read_sweep
-from tuneyard.trainers.store import open_store
+from tuneyard.trainers.stores.store import open_store
 from tuneyard.tune.index import NAME, read_index
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tune.records import ACCURACY, store_at, write_run, write_sweep
 from tuneyard.trainers.record import BestEpoch, RunStatus, read_run, write_record
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.history import EarlierRun, read_earlier
 
 PREFIX = "fashion/s1/"

@@ -8,7 +8,7 @@ import pytest
 
 from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.experiment import Domain, TuneConfig
-from tuneyard.tune.plain_searchers import RandomSearcher
+from tuneyard.tune.search.plain_searchers import RandomSearcher
 from tuneyard.tune.space import fits, grid
 
 DRAWS = 200

@@ -234,7 +234,7 @@ def test_more_cores_than_ray_has_are_refused_and_the_sweep_is_not_left_running(l
     make_project(tmp_path)
     with pytest.raises(ConfigError, match=r"a trial asks for 64 cores and 0 GPUs .*, and Ray has 2 and 0"):
         sweep(tmp_path, {"resources.cpus_per_worker": 64})
-    from tuneyard.trainers.store import open_store
+    from tuneyard.trainers.stores.store import open_store
 
     assert read_sweep(open_store(str(tmp_path / "runs")), PREFIX).status == "failed"
     assert built_in(tmp_path) == []

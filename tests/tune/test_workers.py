@@ -14,7 +14,7 @@ import pytest
 
 from tests.trainers.runs import same_bits, stored_record, stored_rows, stored_weights
 from tests.tune.trials import Kept, config_of, make_spec, own_locks
-from tuneyard.trainers.processes import train_in_processes
+from tuneyard.trainers.parallel.processes import train_in_processes
 from tuneyard.tune.worker import Failure, Trained
 from tuneyard.tune.workers import ALIKE_S, BEHIND_S, KNOWN_S, LOSS_S, Verdict
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from tests.tune.records import ACCURACY, experiment, write_run, write_sweep
 from tuneyard.trainers.record import RunStatus, read_run, read_sweep, write_record
-from tuneyard.trainers.store import Store
+from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.confirm import confirm
 
 FOLDS = 5

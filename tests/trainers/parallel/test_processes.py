@@ -1,0 +1,124 @@
+"""Several worker processes train as one would, stop together, and fail together."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from tests.trainers.runs import checkpoints_of, make_spec, stored_record, stored_rows, stored_weights, train_run
+from tuneyard.trainers.errors import InterruptedRunError
+from tuneyard.trainers.parallel.processes import WorkerError, _last_words, train_in_processes
+from tuneyard.trainers.record import RunRecord
+from tuneyard.trainers.spec import TrialSpec
+
+SLOW = {"model.args": {"wait_s": 0.06}, "train.batch_size": 8}
+"""Twelve steps an epoch: workers agree to stop at every eighth, so never at the end of the first or second epoch."""
+WRONG = {"train.strategy": "zero2", "train.deepspeed.config": "nowhere.json"}
+PATIENCE_S = 90.0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def has_saved(spec: TrialSpec, folder: Path) -> bool:
+    return any((folder / "runs" / spec.prefix / "checkpoints").glob("*/manifest-*.json"))
+
+
+@pytest.fixture(scope="module")
+def stopped_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialSpec, RunRecord]:
+    """A run of two workers that got SIGTERM after its first checkpoint, and went on; and its record in between."""
+    folder = tmp_path_factory.mktemp("two")
+    spec = make_spec(folder, SLOW)
+
+    def stop() -> None:
+        wait_for(lambda: has_saved(spec, folder))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(InterruptedRunError, match="run r1 was stopped"):
+        train_in_processes(spec, 2, 1)
+    stopper.join()
+    between = stored_record(spec)
+    train_in_processes(spec.model_copy(update={"resume": True}), 2, 1)
+    return spec, between
+
+
+def test_a_signal_stops_all_workers_and_saves(stopped_and_resumed: tuple[TrialSpec, RunRecord]) -> None:
+    assert stopped_and_resumed[1].status == "interrupted"
+
+
+def test_the_record_is_written_by_one_worker_alone(stopped_and_resumed: tuple[TrialSpec, RunRecord]) -> None:
+    spec = stopped_and_resumed[0]
+    record = stored_record(spec)
+    assert (record.status, record.attempts) == ("completed", 2)
+    assert [row["epoch"] for row in stored_rows(spec)] == [1, 2, 3]
+    names = [Path(info.uri).name for info in checkpoints_of(spec).infos()]
+    assert set(names) == {"manifest-0001.json"}
+
+
+def test_two_workers_train_like_one(stopped_and_resumed: tuple[TrialSpec, RunRecord], tmp_path: Path) -> None:
+    two = stopped_and_resumed[0]
+    one = make_spec(tmp_path, {"train.batch_size": 8})
+    train_run(one)
+    alone = stored_weights(one)
+    for name, weight in stored_weights(two).items():
+        torch.testing.assert_close(weight, alone[name], rtol=1e-5, atol=1e-6)
+    for row, expected in zip(stored_rows(two), stored_rows(one), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
+    test, expected_test = stored_record(two).test, stored_record(one).test
+    assert test == pytest.approx(expected_test, rel=1e-4)
+
+
+def test_a_worker_that_fails_ends_them_all_with_one_error(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, {"model.name": "task.py:Failing"})
+    before = psutil.Process().children(recursive=True)
+    with pytest.raises(WorkerError, match="the second worker is out of luck"):
+        train_in_processes(spec, 2, 1)
+    assert psutil.Process().children(recursive=True) == before
+    assert stored_record(spec).status == "failed"
+
+
+def test_a_worker_that_was_killed_is_named_with_its_signal(tmp_path: Path) -> None:
+    errors = [tmp_path / f"{rank}.txt" for rank in range(3)]
+    for path in errors:
+        path.write_text("RuntimeError: connection closed by peer\n" if path.name != "2.txt" else "")
+    assert _last_words([1, None, -9], errors) == (
+        "Worker 2 of 3 was ended by SIGKILL (is there enough memory?):\nit said nothing"
+    )
+
+
+def test_a_mistake_that_all_workers_find_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError) as caught:
+        train_in_processes(make_spec(tmp_path, WRONG), 2, 1)
+    assert str(caught.value).count("nowhere.json cannot be read") == 1
+    assert "Traceback" not in str(caught.value)
+
+
+def test_no_worker_outlives_a_starter_that_was_killed(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, {"model.args": {"wait_s": 0.2}, "train.epochs": 1000})
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    code = (
+        "import sys; from pathlib import Path; from tuneyard.trainers.spec import TrialSpec;"
+        "from tuneyard.trainers.parallel.processes import train_in_processes;"
+        "train_in_processes(TrialSpec.model_validate_json(Path(sys.argv[1]).read_text()), 2, 1)"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "spec.json")])
+    wait_for(lambda: (tmp_path / "runs" / spec.prefix / "run.json").exists())
+    workers = psutil.Process(starter.pid).children()
+    assert len(workers) == 2
+    starter.kill()
+    starter.wait()
+    assert psutil.wait_procs(workers, timeout=PATIENCE_S)[1] == []
