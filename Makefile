@@ -28,7 +28,7 @@ types: $(VENV)/.dev
 # About an hour on an idle machine; each script ends with one line of JSON.
 bench: $(VENV)/.bench
 	for script in trainer_overhead trial_turnaround startup memory shared_cores input_path search_quality \
-			sweep_efficiency driver_load warm_memory; do \
+			sweep_efficiency driver_load warm_memory recovery checkpoint; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

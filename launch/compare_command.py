@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tuneyard.launch.compare_table import render
 from tuneyard.trainers.errors import ConfigError, choose_from
+from tuneyard.trainers.stores.s3_options import S3Options
 from tuneyard.tune.reports.comparison import compare
 from tuneyard.tune.reports.comparison_form import to_json
 from tuneyard.tune.reports.report import write_report
@@ -26,7 +27,8 @@ def compare_command(
             "--mode goes with --metric: the sweep's own metric already says whether more or less is better."
         )
     chosen = cast(Literal["min", "max"] | None, mode)
-    comparison = compare(targets, metric=metric, mode=chosen, endpoint_url=endpoint_url, region=region)
+    options = S3Options(endpoint_url=endpoint_url, region=region)
+    comparison = compare(targets, metric=metric, mode=chosen, options=options)
     if as_json:
         print(json.dumps(to_json(comparison), indent=1))  # noqa: T201 - this is the output
     else:

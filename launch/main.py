@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tuneyard.launch.checkpoints_app import app as checkpoints_app
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 
 app = typer.Typer(
@@ -18,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(checkpoints_app)
 
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXP", help="The experiment file (YAML).")]
 Overrides = Annotated[
@@ -48,6 +51,30 @@ def train(
     from tuneyard.launch.train_command import train_command
 
     train_command(experiment, overrides or [], resume=resume or run is not None, run_id=run)
+
+
+@app.command()
+def drill(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    worker: Annotated[
+        int | None, typer.Option("--worker", metavar="RANK", min=0, help="Which worker, from 0; at random without.")
+    ] = None,
+    kill_with: Annotated[
+        str, typer.Option("--signal", metavar="NAME", help="KILL: the worker dies. STOP: it hangs.")
+    ] = "KILL",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Rehearse a loss: train here, kill a worker after a checkpoint, and measure how the run gets over it.
+
+    It is a run of its own in the experiment's store, which ends when the drill is done: add the overrides that make it
+    short. Reports the seconds until the loss was noticed and until the first step after it, and the steps done twice.
+    Exits 1 where the run did not go on. STOP takes resources.hang_timeout_s to be noticed.
+    """
+    from tuneyard.launch.drill_command import drill_command
+
+    status = drill_command(experiment, overrides or [], worker=worker, kill_with=kill_with, as_json=as_json)
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from tuneyard.trainers.stores.store import Store, open_store
 def open_experiment_store(experiment: Experiment) -> Store:
     """The store of the experiment, checked: it can be reached and written to, or StoreError says why not."""
     checkpoint = experiment.checkpoint
-    store = open_store(store_uri(experiment), endpoint_url=checkpoint.endpoint_url, region=checkpoint.region)
+    store = open_store(store_uri(experiment), checkpoint.s3_options)
     store.check()
     return store
 
@@ -76,6 +76,6 @@ def best_checkpoint(experiment: Experiment, target: str, run_id: str) -> str:
     )
 
     checkpoint = experiment.checkpoint
-    store = open_store(f"{target}{run_id}", endpoint_url=checkpoint.endpoint_url, region=checkpoint.region)
+    store = open_store(f"{target}{run_id}", checkpoint.s3_options)
     best = Checkpoints(store, "", mode=experiment.tune.mode if experiment.tune else "max").best()
     return best.uri if best else "none was saved"

@@ -18,7 +18,7 @@ from tuneyard.trainers.errors import ConfigError, InterruptedRunError, MissingKe
 from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.loading import load_experiment, with_overrides
 from tuneyard.trainers.record import RunRecord, read_run
-from tuneyard.trainers.signals import StopSignals
+from tuneyard.trainers.signals import LateError, StopSignals
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.store import Store
 
@@ -47,17 +47,18 @@ def train_command(path: Path, overrides: Sequence[str], *, resume: bool, run_id:
         if every_fold:
             _train_folds(spec, store, console)
         else:
-            _train(spec, _prepare(spec))
+            _train(spec, prepare_run(spec))
             _summarize(read_run(store, spec.prefix), spec, console)
     except InterruptedRunError as error:
         given = shlex.join([str(path), *overrides])
+        saved = "" if isinstance(error, LateError) else "; it is saved."
         raise InterruptedRunError(
-            f"{error}; it is saved. Go on with: tuneyard train {given} --run {chosen} --resume"
+            f"{error}{saved} Go on with: tuneyard train {given} --run {chosen} --resume"
         ) from None
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class Prepared:
     """What was made ready before the first run: this process's session, and how the run is shared out."""
 
     session: "Session"
@@ -65,7 +66,7 @@ class _Prepared:
     threads: int
 
 
-def _prepare(spec: TrialSpec) -> _Prepared:
+def prepare_run(spec: TrialSpec) -> Prepared:
     """All checks that need torch, the data or the machine; raises before a run has begun."""
     # Torch takes seconds to import: the file's mistakes were told before.
     import torch
@@ -87,10 +88,10 @@ def _prepare(spec: TrialSpec) -> _Prepared:
     check_augment(experiment, data.channels)
     for skipped in data.skipped:
         print(f"skipped {skipped}", file=sys.stderr)  # noqa: T201 - the command line speaks
-    return _Prepared(session, workers, threads)
+    return Prepared(session, workers, threads)
 
 
-def _train(spec: TrialSpec, prepared: _Prepared) -> None:
+def _train(spec: TrialSpec, prepared: Prepared) -> None:
     if prepared.workers == 1:
         from tuneyard.trainers.parallel.worker import train_here
 
@@ -110,7 +111,7 @@ def _train_folds(whole: TrialSpec, store: Store, console: Console) -> None:
             # Of the folds that are complete too: all must have been trained alike.
             check_resumed(spec.experiment, record.experiment)
     # The first fold's data are what its run will use: loaded once.
-    prepared = _prepare(folds[0])
+    prepared = prepare_run(folds[0])
     with StopSignals() as signals:
         for spec in folds:
             if (record := before[spec.run_id]) is None or record.status != "completed":

@@ -51,7 +51,7 @@ def tune_command(
         with SweepView(request.config, experiment.train.epochs, console, trials=runs, ended=ended) as view:
             record = run_sweep(request, view)
     target = f"{base.store_uri}/{request.prefix}"
-    comparison = compare([target], endpoint_url=experiment.checkpoint.endpoint_url, region=experiment.checkpoint.region)
+    comparison = compare([target], options=experiment.checkpoint.s3_options)
     console.print()
     render(comparison, console, None)
     _summarize(record, target, experiment, console)

@@ -224,7 +224,8 @@ class Engine:
         if self.rank >= len(states):
             return
         own = states[self.rank]
-        torch.set_rng_state(own["torch"])
+        # A copy: torch adds the offset of a view into its storage twice, and reads beyond it.
+        torch.set_rng_state(own["torch"].clone())
         np.random.set_state(own["numpy"])
         if self.device.type == "cuda" and "cuda" in own:
             torch.cuda.set_rng_state(own["cuda"], self.device)

@@ -36,6 +36,10 @@ class CheckpointError(TuneyardError):
     """A checkpoint is missing, damaged, or does not fit."""
 
 
+class FencedError(CheckpointError):
+    """A newer attempt has taken this run over: what this process would still save does not count, and it stops."""
+
+
 class DivergedError(TuneyardError):
     """The loss became NaN or infinite."""
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tuneyard.trainers.build import build_trainer, test_metrics
 from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
+from tuneyard.trainers.checkpoints.fencing import Onlooker
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.errors import CheckpointError, DataError
 from tuneyard.trainers.progress import Silent
@@ -23,7 +24,8 @@ def evaluate_on_test(spec: TrialSpec, session: Session) -> dict[str, float]:
         raise DataError(f"{spec.experiment.data.source} has no test set.")
     store = session.store(spec)
     record = read_run(store, spec.prefix)
-    checkpoints = Checkpoints(store, spec.prefix, mode=record.metric.mode)
+    fence = Onlooker(store, spec.prefix)
+    checkpoints = Checkpoints(store, spec.prefix, spec.blob_prefix, mode=record.metric.mode, fence=fence)
     best = checkpoints.best()
     if best is None:
         raise CheckpointError(f"{store.uri}/{spec.prefix} has no checkpoint with a metric.")

@@ -3,9 +3,12 @@
 `loading.py` reads the YAML into these models; `checks.py` looks at what one model alone cannot see.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tuneyard.trainers.stores.s3_options import S3Options
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Scalar = bool | int | float | str | None
@@ -180,9 +183,41 @@ class CheckpointConfig(Section):
     store: str = Field("runs", description="A folder, file:///PATH, or s3://bucket/prefix.")
     endpoint_url: str | None = Field(None, description="S3 endpoint other than AWS's, such as http://127.0.0.1:8333.")
     region: str | None = Field(None, description="S3 region, where the AWS profile or environment does not say it.")
+    profile: str | None = Field(None, description="AWS profile whose credentials are used; else what AWS's tools use.")
+    kms_key: str | None = Field(None, description="KMS key (id or ARN) that S3 encrypts with.")
+    ca_bundle: str | None = Field(None, description="PEM file with the authority of the server's certificate.")
+    deadline_s: float = Field(
+        300.0, gt=0.0, description="A request to S3 that fails is tried again for this long, in all."
+    )
     every_epochs: int = Field(1, ge=1)
     keep_last: int = Field(2, ge=1)
     keep_best: int = Field(1, ge=1)
+    keep_hours: float | None = Field(
+        None, ge=0.0, description="Keep those too that were saved within so many hours of the newest one."
+    )
+    staging_gb: float | None = Field(
+        None,
+        gt=0.0,
+        description="Main memory (in 1e9 bytes) for copies of the state that are being uploaded: one, or two where"
+        " saves come faster than the store takes them.",
+    )
+
+    @property
+    def staging_bytes(self) -> int | None:
+        """`staging_gb` in bytes."""
+        return None if self.staging_gb is None else int(self.staging_gb * 1e9)
+
+    @property
+    def s3_options(self) -> S3Options:
+        """How the store is reached, where it is in S3."""
+        return S3Options(
+            endpoint_url=self.endpoint_url,
+            region=self.region,
+            profile=self.profile,
+            kms_key=self.kms_key,
+            ca_bundle=None if self.ca_bundle is None else str(Path(self.ca_bundle).expanduser()),
+            deadline_s=self.deadline_s,
+        )
 
 
 class CometConfig(Section):
@@ -226,6 +261,19 @@ class ResourcesConfig(Section):
     )
     memory_per_worker_gb: float | None = Field(
         None, gt=0.0, description="A worker that holds more main memory than this (in 1e9 bytes) ends its run."
+    )
+    spare_workers: Literal["auto"] | Annotated[int, Field(ge=0, le=16)] = Field(
+        "auto",
+        description="Processes that `train` keeps ready for a worker that is lost; auto: one beside several workers.",
+    )
+    max_restarts: int = Field(
+        3, ge=0, description="How often `train` goes on by itself after one of several workers was lost or hung."
+    )
+    hang_timeout_s: float = Field(
+        600.0, gt=0.0, description="Workers that come no step further for so long are ended, and the run goes on."
+    )
+    leave_within_s: float = Field(
+        100.0, gt=0.0, description="After SIGTERM: leave by then, with the last checkpoint that is durable."
     )
     prices: Prices | None = Field(None, description="Your own prices; a table of the package's otherwise.")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tuneyard.trainers.checkpoints.fence_port import Fence
 from tuneyard.trainers.errors import MissingKeyError, StoreError
 from tuneyard.trainers.experiment import ValidationConfig
 from tuneyard.trainers.stores.store import Store
@@ -63,10 +64,13 @@ def join_shares(shares: Sequence[Predictions]) -> Predictions:
 
 
 class PredictionsWriter:
-    """Writes a run's newest predictions behind the training: each ask takes the place of one that still waits."""
+    """Writes a run's newest predictions behind the training: each ask takes the place of one that still waits.
 
-    def __init__(self, store: Store, prefix: str) -> None:
-        self._store, self._prefix = store, prefix
+    With a `fence`, nothing is written once a newer attempt has begun.
+    """
+
+    def __init__(self, store: Store, prefix: str, fence: Fence | None = None) -> None:
+        self._store, self._prefix, self._fence = store, prefix, fence
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predictions")
         self._lock = threading.Lock()  # guards the waiting one
         self._waiting: Predictions | None = None
@@ -78,7 +82,7 @@ class PredictionsWriter:
         self._thread.submit(self._write_waiting)
 
     def close(self) -> None:
-        """Wait until all is written; raises StoreError where that fails for good."""
+        """Wait until all is written; raises StoreError where that fails for good, or FencedError."""
         try:
             # What could not be written before is tried once more.
             self._thread.submit(self._write_waiting).result()
@@ -91,6 +95,8 @@ class PredictionsWriter:
         if predictions is None:
             return
         try:
+            if self._fence is not None:
+                self._fence.check()
             write_predictions(self._store, self._prefix, predictions)
         except StoreError:
             with self._lock:

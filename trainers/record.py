@@ -49,7 +49,7 @@ class BestEpoch(Recorded):
 
 
 class DataSummary(Recorded):
-    """What the run was trained on."""
+    """What the run was trained on. `normalization`: the mean and the standard deviation of each channel, of 0..1."""
 
     fingerprint: str
     classes: list[str]
@@ -57,6 +57,7 @@ class DataSummary(Recorded):
     validation: int
     test: int = 0
     skipped: list[str] = Field(default_factory=list)
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 class Memory(Recorded):
@@ -72,6 +73,8 @@ class RunRecord(Recorded):
 
     A trial of a sweep is one run, or several that differ in `part`: {"fold": k} or {"seed": s}; `trial_id` is theirs in
     common. `cloned_from`: run ids that population-based training copied this one's state from, oldest first.
+    `attempts` counts what failed or was cut short, and 1; `attempt` is the number that this attempt has claimed, where
+    each leg of a sweep counts (see `checkpoints/fencing.py`).
     """
 
     format: int = 1
@@ -96,6 +99,7 @@ class RunRecord(Recorded):
     ended: str | None = None
     train_s: float = 0.0
     attempts: int = 1
+    attempt: int = 0
     best: BestEpoch | None = None
     test: dict[str, float] | None = None
     memory: Memory | None = None

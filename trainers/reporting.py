@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tuneyard.trainers.errors import MissingKeyError, StoreError
+from tuneyard.trainers.checkpoints.fence_port import Fence
+from tuneyard.trainers.errors import FencedError, MissingKeyError, StoreError
 from tuneyard.trainers.loop import EpochResult
 from tuneyard.trainers.predictions import Predictions, PredictionsWriter, keeps_predictions, read_predictions
 from tuneyard.trainers.record import BestEpoch, Memory, Metric, RunRecord, RunStatus, now, read_run, write_record
@@ -17,9 +18,13 @@ class Reporter:
     """The main worker's record writer and tracker for one run."""
 
     def __init__(
-        self, record: RunRecord, store: Store, spec: TrialSpec, session: Session, rows: list[dict[str, float]]
-    ) -> None:
-        """`rows`: the metrics of the epochs that were trained before, in a run that goes on."""
+        self, record: RunRecord, store: Store, spec: TrialSpec, session: Session, rows: list[dict[str, float]],
+        fence: Fence | None = None,
+    ) -> None:  # fmt: skip
+        """`rows`: the metrics of the epochs that were trained before, in a run that goes on.
+
+        `fence`: once it finds a newer attempt, nothing is written any more, and FencedError raised.
+        """
         self._tracker = session.tracker
         self._images = spec.experiment.tracking.comet.images
         self.rows = rows
@@ -40,10 +45,10 @@ class Reporter:
         tracked = self._tracker.begin(spec, previous)
         best = _best(self.rows, record.metric)
         self.record = record.model_copy(update={"tracking": tracked.model_dump(mode="json"), "best": best})
-        self._writer = RecordWriter(store, spec.prefix)
+        self._writer = RecordWriter(store, spec.prefix, fence)
         self._writer.write(self.record, self.rows)
         keeps = keeps_predictions(spec.experiment.data.validation)
-        self._predictions = PredictionsWriter(store, spec.prefix) if keeps else None
+        self._predictions = PredictionsWriter(store, spec.prefix, fence) if keeps else None
         self._predicted_step = _predicted_step(store, spec.prefix) if keeps and self.rows else None
         if spec.provenance.diff:
             store.put(spec.prefix + "git.diff", spec.provenance.diff.encode())
@@ -128,20 +133,25 @@ class Reporter:
         if fault is not None:
             raise fault
 
-    def _close_predictions(self) -> StoreError | None:
+    def _close_predictions(self) -> StoreError | FencedError | None:
         try:
             if self._predictions is not None:
                 self._predictions.close()
-        except StoreError as error:
+        except (StoreError, FencedError) as error:
             return error
         return None
 
 
 def complete_tracking(session: Session, store: Store, prefix: str) -> None:
-    """Write into the record where Comet's experiment lies, which is known for sure only once the tracker has closed."""
+    """Write into the record where Comet's experiment lies, which is known for sure only once the tracker has closed.
+
+    Not into that of a newer attempt.
+    """
     tracked = session.tracker.run()
     if tracked is not None:
         record = read_run(store, prefix)
+        if record.attempt > session.attempts.get(prefix, record.attempt):
+            return
         write_record(store, prefix, record.model_copy(update={"tracking": tracked.model_dump(mode="json")}))
 
 

@@ -1,12 +1,11 @@
 """Goes on from a checkpoint: a run's own newest one, or that of the run that population-based training copies."""
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from tuneyard.trainers.checkpoints.checkpoints import CheckpointInfo, Checkpoints
-from tuneyard.trainers.checkpoints.files import CheckpointFiles
+from tuneyard.trainers.checkpoints.fencing import Onlooker
 from tuneyard.trainers.checks import check_resumed
 from tuneyard.trainers.errors import CheckpointError, MissingKeyError
 from tuneyard.trainers.loop import Trainer
@@ -29,25 +28,26 @@ class Origin:
         place: the checkpoint's step and epoch, if it is the run's own.
         history: the metrics of the epochs before it.
         cloned_from: runs that the state was copied from, oldest first.
-        outdated: manifests of the run's own that a clone has put out of date; see `drop_outdated`.
+        base: the checkpoint's attempt and step, if it is the run's own.
     """
 
     place: tuple[int, int] = (-1, -1)
     history: list[dict[str, float]] = field(default_factory=list)
     cloned_from: list[str] = field(default_factory=list)
-    outdated: tuple[str, ...] = ()
+    base: tuple[int, int] | None = None
 
 
 def go_on(spec: TrialSpec, trainer: Trainer, checkpoints: Checkpoints, store: Store, data: LoadedData) -> Origin:
     """Bring the trainer to where the spec wants it to begin. All workers must call it.
 
-    A clone reads the other run's checkpoint and copies nothing of it: only its own later saves are its own. Raises
-    CheckpointError where the checkpoint does not fit, or where the run to be cloned has none.
+    A clone reads the other run's checkpoint and copies nothing of it: only its own later saves are its own. From the
+    first of them on, what the run had saved before it became a clone does not count any more. Raises CheckpointError
+    where the checkpoint does not fit, or where the run to be cloned has none.
     """
     if spec.clone_of is None and not spec.resume:
         return Origin()
     source = spec if spec.clone_of is None else spec.model_copy(update={"run_id": spec.clone_of})
-    found = _load_alike(Checkpoints(store, source.prefix) if spec.clone_of else checkpoints, trainer)
+    found = _load_alike(_of(store, source) if spec.clone_of else checkpoints, trainer)
     if found is None:
         if spec.clone_of is None:
             return Origin()
@@ -61,24 +61,13 @@ def go_on(spec: TrialSpec, trainer: Trainer, checkpoints: Checkpoints, store: St
     log.info("%s goes on from step %d (epoch %d) of %s", spec.run_id, info.step, info.epoch, source.run_id)
     cloned_from: list[str] = state["progress"].get("cloned_from", [])
     if spec.clone_of is None:
-        return Origin((info.step, info.epoch), state["history"], cloned_from)
+        return Origin((info.step, info.epoch), state["history"], cloned_from, (info.attempt, info.step))
     own = _record_of_before(store, spec)
-    outdated = tuple(place.key for place in CheckpointFiles(store, spec.prefix).places())
-    return Origin((-1, -1), state["history"], [*(own.cloned_from if own else []), spec.clone_of], outdated)
+    return Origin((-1, -1), state["history"], [*(own.cloned_from if own else []), spec.clone_of])
 
 
-def drop_outdated(store: Store, prefix: str, manifests: Iterable[str]) -> None:
-    """Delete these checkpoints of the state that a run had before it became a clone.
-
-    Done once the clone has saved: until then they are what a resume would go on from. Afterwards a resume would
-    otherwise take one that is of a later step than the clone's own.
-    """
-    files = CheckpointFiles(store, prefix)
-    dropped = [(place, manifest) for place, manifest in files.readable() if place.key in set(manifests)]
-    for place, _ in dropped:
-        files.delete(place.key)
-    if dropped:
-        files.delete_unnamed({key for _, manifest in dropped for key in manifest.blobs})
+def _of(store: Store, spec: TrialSpec) -> Checkpoints:
+    return Checkpoints(store, spec.prefix, spec.blob_prefix, fence=Onlooker(store, spec.prefix))
 
 
 def _load_alike(checkpoints: Checkpoints, trainer: Trainer) -> tuple[CheckpointInfo, dict[str, Any]] | None:

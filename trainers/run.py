@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tuneyard.trainers.build import build_trainer, count_parameters, test_metrics
 from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
+from tuneyard.trainers.checkpoints.fencing import Onlooker, claim_run
+from tuneyard.trainers.checkpoints.manifest import RunFacts
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 from tuneyard.trainers.loop import EpochResult, Watcher
@@ -14,7 +16,7 @@ from tuneyard.trainers.memory import memory_peak, ran_out_of_memory, reset_peak
 from tuneyard.trainers.memory_limit import MemoryLimit
 from tuneyard.trainers.record import DataSummary, Metric, RunRecord, RunStatus, now
 from tuneyard.trainers.reporting import Reporter
-from tuneyard.trainers.resuming import drop_outdated, go_on
+from tuneyard.trainers.resuming import go_on
 from tuneyard.trainers.session import LoadedData, Session
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.tasks import Task
@@ -38,15 +40,28 @@ class Run:
         self.trainer = build_trainer(spec, session, self.data, self.engine, watcher, should_stop)
         self.metric = run_metric(spec, self.trainer.task)
         self.store = session.store(spec)
+        # As late as can be: from here on a process that trained this run before is replaced.
+        alone = spec.sweep_id is None
+        self.fence = claim_run(self.store, spec.prefix, spec.run_id, alone=alone) if self.engine.is_main else None
         checkpoint = self.experiment.checkpoint
         self.checkpoints = Checkpoints(
             self.store,
             spec.prefix,
+            spec.blob_prefix,
             keep_last=checkpoint.keep_last,
             keep_best=checkpoint.keep_best,
+            keep_hours=checkpoint.keep_hours,
             mode=self.metric.mode,
+            facts=RunFacts(
+                self.engine.world_size, spec.provenance.commit, spec.provenance.dirty, self.data.fingerprint
+            ),
+            fence=self.fence or Onlooker(self.store, spec.prefix),
+            staging_bytes=checkpoint.staging_bytes,
         )
         self._origin = go_on(spec, self.trainer, self.checkpoints, self.store, self.data)
+        if self.fence:
+            self.fence.begin(self._origin.base)
+            session.attempts[spec.prefix] = self.fence.attempt
         self._saved = self._origin.place
         self._began = time.monotonic()
         self._last: EpochResult | None = None
@@ -118,8 +133,6 @@ class Run:
         try:
             if self.engine.is_main:
                 self.checkpoints.close()
-                if self._saved != self._origin.place:
-                    drop_outdated(self.store, self.spec.prefix, self._origin.outdated)
             if status == "completed":
                 self._complete_predictions()
             if status == "completed" and self.spec.evaluate_test:
@@ -139,6 +152,8 @@ class Run:
                 if self._last is not None:
                     self._reporter.show_validation(self._last, self.data, self.trainer.step)
                 self._reporter.finish(status, error, test, memory_peak(self.session.imports_bytes), self._spent_s())
+            if self.fence and self.spec.sweep_id is None:
+                self.fence.end()
         finally:
             self.trainer.train.close()
             self.engine.close()
@@ -151,20 +166,22 @@ class Run:
     def _open_record(self) -> Reporter:
         # A clone's record goes on too, where the run has one: its attempts, the time it took, its Comet experiment.
         spec = self.spec if self.spec.clone_of is None else self.spec.model_copy(update={"resume": True})
-        return Reporter(self._first_record(), self.store, spec, self.session, list(self._origin.history))
+        rows = list(self._origin.history)
+        return Reporter(self._first_record(), self.store, spec, self.session, rows, self.fence)
 
     def _first_record(self) -> RunRecord:
         data = self.data
         return RunRecord(
             run_id=self.spec.run_id, name=self.experiment.name, sweep_id=self.spec.sweep_id, metric=self.metric,
             trial_id=self.spec.trial_id, part=self.spec.part, cloned_from=self._origin.cloned_from,
+            attempt=self.fence.attempt if self.fence else 0,
             experiment=self.experiment.model_dump(mode="json"), overrides=self.spec.overrides,
             parameters=count_parameters(self.trainer),
             git_commit=self.spec.provenance.commit, git_dirty=self.spec.provenance.dirty, started=now(),
             environment=self.session.environment(), data=DataSummary(
                 fingerprint=data.fingerprint, classes=list(data.classes), train=len(data.split.train),
                 validation=len(data.split.validation), test=len(data.test.labels) if data.test else 0,
-                skipped=list(data.skipped),
+                skipped=list(data.skipped), normalization=data.normalization,
             ),
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ from tuneyard.trainers.experiment import DataConfig, Normalization
 from tuneyard.trainers.memory import resident_bytes
 from tuneyard.trainers.provenance import environment
 from tuneyard.trainers.spec import TrialSpec
+from tuneyard.trainers.stores.s3_options import S3Options
 from tuneyard.trainers.stores.store import Store, open_store
 from tuneyard.trainers.tracking.tracker import Tracker
 
@@ -61,7 +62,8 @@ class Session:
         self.tracker = Tracker()
         self._data: dict[tuple[str, Path], LoadedData] = {}
         self._loaded: tuple[tuple[str, Path], ImageData] | None = None
-        self._stores: dict[tuple[str, str | None, str | None], Store] = {}
+        self._stores: dict[tuple[str, S3Options], Store] = {}
+        self.attempts: dict[str, int] = {}  # by the prefix of each run trained here: the number that it claimed
         self._runs = 0
 
     def begin_run(self) -> None:
@@ -102,11 +104,9 @@ class Session:
     def store(self, spec: TrialSpec) -> Store:
         """The store of this run, opened once."""
         checkpoint = spec.experiment.checkpoint
-        key = (spec.store_uri, checkpoint.endpoint_url, checkpoint.region)
+        key = (spec.store_uri, checkpoint.s3_options)
         if key not in self._stores:
-            self._stores[key] = open_store(
-                spec.store_uri, endpoint_url=checkpoint.endpoint_url, region=checkpoint.region
-            )
+            self._stores[key] = open_store(*key)
         return self._stores[key]
 
     def environment(self) -> dict[str, Any]:

@@ -52,3 +52,8 @@ class TrialSpec(Section):
             [self.experiment.name, self.sweep_id, self.run_id] if self.sweep_id else [self.experiment.name, self.run_id]
         )
         return "/".join(parts) + "/"
+
+    @property
+    def blob_prefix(self) -> str:
+        """The key prefix under which its checkpoints' blobs lie: the runs of a sweep share them."""
+        return f"{self.experiment.name}/{self.sweep_id}/" if self.sweep_id else self.prefix

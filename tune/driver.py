@@ -13,6 +13,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from tuneyard.trainers.checkpoints.collector import Collector, collecting
+from tuneyard.trainers.checkpoints.fencing import replaced_in
 from tuneyard.trainers.errors import ConfigError, MissingKeyError, StoreError
 from tuneyard.trainers.evaluation import evaluate_on_test
 from tuneyard.trainers.record import RunRecord, SweepRecord, now, read_run, write_record
@@ -21,6 +23,7 @@ from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.budget import Budget, Spent
 from tuneyard.tune.desk import Desk, Leg
+from tuneyard.tune.driver_lock import DriverLock
 from tuneyard.tune.folds import collect_out_of_fold
 from tuneyard.tune.history import READERS
 from tuneyard.tune.index import IndexWriter
@@ -36,20 +39,27 @@ from tuneyard.tune.trials import TrialRun
 log = logging.getLogger(__name__)
 
 
-def drive(request: SweepRequest, store: Store, before: Before, watcher: SweepWatcher) -> SweepRecord:
-    """Run what is missing of the sweep, then the winner's test, unless the sweep had the same winner `before`."""
+def drive(
+    request: SweepRequest, store: Store, before: Before, watcher: SweepWatcher, lock: DriverLock
+) -> SweepRecord:  # fmt: skip
+    """Run what is missing of the sweep, then the winner's test, unless the sweep had the same winner `before`.
+
+    Raises FencedError where another driver has taken the sweep over.
+    """
     with _ray(request.address):
-        forget_stop(request.sweep_id)  # of a sweep that was stopped on this cluster before, and goes on now
+        forget_stop(request.drive_id)  # of a sweep of this name that was stopped on this cluster before
         gpus = _gpus(request)
         desk = _desk(request, before, gpus)
-        index = IndexWriter(store, request.prefix, desk.metric)
+        index = IndexWriter(store, request.prefix, desk.metric, lock.check)
         try:
             for trial in desk.trials.values():
                 index.put(trial)
             if not request.should_stop():
-                _tune(request, store, desk, index, watcher, gpus)
+                with collecting(Collector(store, request.prefix, replaced_in(store, request.prefix))):
+                    _tune(request, store, desk, index, watcher, gpus, lock)
         finally:
             index.close()
+        lock.check()
         _settle(request, store, desk)
         record = outcome(before.record, desk)
         record = record.model_copy(update={"out_of_fold": _join_folds(request, store, desk, record)})
@@ -79,15 +89,19 @@ def _desk(request: SweepRequest, before: Before, gpus: float) -> Desk:
 
 
 def _tune(
-    request: SweepRequest, store: Store, desk: Desk, index: IndexWriter, watcher: SweepWatcher, gpus: float
-) -> None:
+    request: SweepRequest, store: Store, desk: Desk, index: IndexWriter, watcher: SweepWatcher, gpus: float,
+    lock: DriverLock,
+) -> None:  # fmt: skip
     one = {"CPU": float(request.cpus), "GPU": gpus}
     everything = {name: amount * request.workers for name, amount in one.items()}
     room = Room(everything, request.config.concurrent)
     searcher = DeskSearcher(desk, index, _config_maker(request, gpus), room)
 
     def write_failed(run_id: str, error: str, out_of_memory: bool) -> RunRecord:
-        return _write_failed(request, store, searcher.legs[run_id], error, out_of_memory=out_of_memory)
+        leg = searcher.legs[run_id]
+        if lock.lost:  # its record is another driver's
+            return failed_record(request, leg, error)
+        return _write_failed(request, store, leg, error, out_of_memory=out_of_memory)
 
     relay = Relay(desk, index, watcher, write_failed)
     stopper = StopWhenAsked(request, desk, relay, lambda: searcher.error is not None)
@@ -116,7 +130,7 @@ def _config_maker(request: SweepRequest, gpus: float) -> ConfigMaker:
     def make(leg: Leg) -> dict[str, Any]:
         config = {
             "run_id": leg.run_id, "overrides": leg.overrides, "workers": request.workers, "cpus": request.cpus,
-            "gpus": gpus, "cpu_only": request.cpu_only, "sweep_id": request.sweep_id,
+            "gpus": gpus, "cpu_only": request.cpu_only, "sweep_id": request.drive_id,
             "memory_gb": request.experiment.resources.memory_per_worker_gb,
         }  # fmt: skip
         try:

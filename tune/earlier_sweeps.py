@@ -48,4 +48,4 @@ def _find(sweep: str, experiment: Experiment, store: Store) -> tuple[Store, str]
     if "/" not in sweep:
         return store, f"{experiment.name}/{sweep}/"
     checkpoint = experiment.checkpoint
-    return open_store(sweep.rstrip("/"), endpoint_url=checkpoint.endpoint_url, region=checkpoint.region), ""
+    return open_store(sweep.rstrip("/"), checkpoint.s3_options), ""

@@ -6,11 +6,12 @@ meant to be, so that a trial whose process never came to write a record is not l
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
 
-from tuneyard.trainers.errors import MissingKeyError, StoreError
+from tuneyard.trainers.errors import FencedError, MissingKeyError, StoreError
 from tuneyard.trainers.record import Metric, Recorded
 from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.trials import Trial
@@ -69,14 +70,17 @@ def read_index(store: Store, prefix: str) -> list[IndexedTrial]:
 
 
 class IndexWriter:
-    """Keeps the index up to date behind the sweep; what is written last carries everything."""
+    """Keeps the index up to date behind the sweep; what is written last carries everything.
 
-    def __init__(self, store: Store, prefix: str, metric: Metric) -> None:
-        self._store, self._key, self._metric = store, prefix + NAME, metric
+    `check` raises FencedError where the sweep is another driver's by now; nothing more is written then.
+    """
+
+    def __init__(self, store: Store, prefix: str, metric: Metric, check: Callable[[], None]) -> None:
+        self._store, self._key, self._metric, self._check = store, prefix + NAME, metric, check
         self._entries: dict[str, str] = {}
         self._changed = threading.Condition()
         self._dirty = self._ending = False
-        self._failure: StoreError | None = None
+        self._failure: StoreError | FencedError | None = None
         self._thread = threading.Thread(target=self._work, name="index-writer", daemon=True)
         self._thread.start()
 
@@ -89,7 +93,7 @@ class IndexWriter:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Wait until all is written; raises StoreError where the last write failed."""
+        """Wait until all is written; raises StoreError or FencedError where the last write failed."""
         with self._changed:
             self._ending = True
             self._changed.notify_all()
@@ -106,8 +110,12 @@ class IndexWriter:
                 self._dirty = False
                 content = '{"format": 1, "trials": [\n' + ",\n".join(self._entries.values()) + "\n]}\n"
             try:
+                self._check()
                 self._store.put(self._key, content.encode())
                 self._failure = None
+            except FencedError as error:
+                self._failure = error
+                return
             except StoreError as error:
                 if self._failure is None:
                     log.warning("the sweep's index could not be written, and is tried again: %s", error)

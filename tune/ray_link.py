@@ -193,7 +193,7 @@ class StopWhenAsked(Stopper):
         if not self._passed_on and (self._request.should_stop() or self._failure()):
             self._passed_on = True
             self._desk.stop()
-            ask_to_stop(self._request.sweep_id)
+            ask_to_stop(self._request.drive_id)
         return self._passed_on and not self._relay.running
 
     def __reduce__(self) -> tuple[Any, ...]:

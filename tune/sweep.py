@@ -4,7 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from tuneyard.trainers.errors import ConfigError
@@ -15,6 +15,7 @@ from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.store import Store, open_store
 from tuneyard.tune.changes import refuse_changes
 from tuneyard.tune.desk import Leg
+from tuneyard.tune.driver_lock import driving
 from tuneyard.tune.earlier_sweeps import learn_from
 from tuneyard.tune.history import fill_beside, read_earlier, read_trials
 from tuneyard.tune.search.searcher import Tried
@@ -64,6 +65,7 @@ class SweepRequest:
             `tune` section may be another.
         warm_start: sweeps to learn from: ids of this experiment's, or folders and URIs.
         prices: what resources cost, for `tune.budget.money` and the account.
+        driver: the number of the driver, counted over all that the sweep ever had.
     """
 
     base: TrialSpec
@@ -74,6 +76,7 @@ class SweepRequest:
     grow: int | None = None
     warm_start: tuple[str, ...] = ()
     prices: Prices = field(default_factory=Prices)
+    driver: int = 0
 
     @property
     def experiment(self) -> Experiment:
@@ -95,6 +98,11 @@ class SweepRequest:
     def prefix(self) -> str:
         """Where the sweep lies in its store."""
         return f"{self.experiment.name}/{self.sweep_id}/"
+
+    @property
+    def drive_id(self) -> str:
+        """What this driver's trials hear its wishes under: those of a driver before it may still be at work."""
+        return f"{self.sweep_id}-{self.driver}"
 
     @property
     def workers(self) -> int:
@@ -139,28 +147,34 @@ def run_sweep(request: SweepRequest, watcher: SweepWatcher) -> SweepRecord:
     """Run the sweep to its end, or until it is asked to stop; returns its record.
 
     Trials that fail are told to the watcher and leave the others alone. After a stop, or the loss of this process,
-    the same request with `resume` runs what is missing: trials that ended are kept, those cut short go on.
+    the same request with `resume` runs what is missing: trials that ended are kept, those cut short go on. Raises
+    ConfigError where another driver is at the sweep, FencedError where one took it over meanwhile.
     """
     store = open_request_store(request)
-    before = _begin(request, store)
-    os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
-    from tuneyard.tune.driver import drive  # imports Ray, which reads the environment set above
+    with driving(store, request.prefix, f"sweep {request.sweep_id}") as lock:
+        asked = request.should_stop
+        request = replace(request, should_stop=lambda: lock.lost or asked(), driver=lock.number)
+        before = _begin(request, store)
+        os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
+        from tuneyard.tune.driver import drive  # imports Ray, which reads the environment set above
 
-    try:
-        ended = drive(request, store, before, watcher)
-    except BaseException:
-        write_record(store, request.prefix, before.record.model_copy(update={"status": "failed", "ended": now()}))
-        raise
-    status: SweepStatus = "interrupted" if request.should_stop() else "completed"
-    record = ended.model_copy(update={"status": status, "ended": now()})
-    write_record(store, request.prefix, record)
-    return record
+        try:
+            ended = drive(request, store, before, watcher, lock)
+        except BaseException:
+            lock.check()
+            write_record(store, request.prefix, before.record.model_copy(update={"status": "failed", "ended": now()}))
+            raise
+        lock.check()
+        status: SweepStatus = "interrupted" if request.should_stop() else "completed"
+        record = ended.model_copy(update={"status": status, "ended": now()})
+        write_record(store, request.prefix, record)
+        return record
 
 
 def open_request_store(request: SweepRequest) -> Store:
     """The store that the sweep and its trials lie in."""
     checkpoint = request.experiment.checkpoint
-    return open_store(request.base.store_uri, endpoint_url=checkpoint.endpoint_url, region=checkpoint.region)
+    return open_store(request.base.store_uri, checkpoint.s3_options)
 
 
 def new_sweep_id() -> str:

@@ -133,8 +133,13 @@ class Worker:
         return release_memory(limit_gb * 1e9 if limit_gb is not None else None)
 
     def record_failure(self, spec: TrialSpec, error: str) -> None:
-        """Write that the run has failed of this, from another thread, while this worker cannot."""
+        """Write that the run has failed of this, from another thread, while this worker cannot.
+
+        Raises FencedError where another process trains the run by now.
+        """
         store = self._session.store(spec)
+        if self._run is not None and self._run.fence is not None:
+            self._run.fence.check()
         try:
             record = read_run(store, spec.prefix)
         except TuneyardError:

@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 START_S = 300.0
 """For a worker's process to start, with its imports, on a machine that may be busy."""
-EXCHANGE_S = 600.0
-"""For a worker to do its part of an exchange: how long a worker that hangs can hold up the others."""
 ALIKE_S = 5.0
 """After a mistake that is understood: all workers may be about to tell the same one, and can be kept then."""
 LOSS_S = 20.0
@@ -76,7 +74,7 @@ class Workers:
         After a Failure worker 0's run is still open; the other workers, where they cannot be kept, are gone.
         """
         if self._count > 1 and not self._joined:
-            unjoined = self._join()
+            unjoined = self._join(spec.experiment.resources.hang_timeout_s)
             if unjoined is not None:
                 return unjoined, False
 
@@ -101,7 +99,8 @@ class Workers:
             self._joined = False
             self._own.leave()
 
-    def _join(self) -> Failure | None:
+    def _join(self, exchange_s: float) -> Failure | None:
+        """`exchange_s`: for a worker to do its part of an exchange; how long one that hangs can hold up the others."""
         self.start()
         for rank, place in enumerate(self._starting, start=1):
             try:
@@ -119,9 +118,9 @@ class Workers:
         self._joined = True
 
         def own() -> Failure | None:
-            return self._own.join(self._count, address, port, address, EXCHANGE_S)
+            return self._own.join(self._count, address, port, address, exchange_s)
 
-        theirs = (self._count, address, port, address if alone else None, EXCHANGE_S)
+        theirs = (self._count, address, port, address if alone else None, exchange_s)
         failure, _ = self._together(own, "join", *theirs)
         assert failure is None or isinstance(failure, Failure), "joining trains nothing"
         return failure

@@ -141,7 +141,7 @@ def stored_rows(spec: TrialSpec) -> list[dict[str, float]]:
 
 def checkpoints_of(spec: TrialSpec) -> Checkpoints:
     """The checkpoints of a run that has ended."""
-    return Checkpoints(open_store(spec.store_uri), spec.prefix)
+    return Checkpoints(open_store(spec.store_uri), spec.prefix, spec.blob_prefix)
 
 
 def stored_weights(spec: TrialSpec) -> dict[str, torch.Tensor]:

@@ -66,6 +66,11 @@ def test_deepspeed_settings_that_the_strategy_cannot_use() -> None:
     check_experiment(experiment({"train.deepspeed": {"offload": "all"}, "train.strategy": "zero3"}))
 
 
+def test_averaged_weights_where_no_worker_has_whole_ones() -> None:
+    message = refusal(experiment({"train.ema_epochs": 1.0, "train.strategy": "zero3"}))
+    assert "train.ema_epochs: under zero3 no worker has whole weights" in message
+
+
 def test_a_normalization_for_other_channels() -> None:
     normalize = {"mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]}
     message = refusal(experiment({"data.normalize": normalize, "data.channels": 1}))

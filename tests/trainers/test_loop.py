@@ -201,10 +201,10 @@ def test_a_failing_store_is_told_and_the_record_closed(tmp_path: Path, monkeypat
 
     put = FileStore.put
 
-    def refuse(self: FileStore, key: str, data: bytes) -> None:
+    def refuse(self: FileStore, key: str, data: bytes, *, sha256: bytes | None = None) -> None:
         if "blobs/" in key:
             raise StoreError("the disk is full")
-        put(self, key, data)
+        put(self, key, data, sha256=sha256)
 
     monkeypatch.setattr(FileStore, "put", refuse)
     spec = make_spec(tmp_path)

@@ -132,13 +132,14 @@ class Gate:
         self.opened = threading.Event()
         self.uri, self.get, self.exists = inner.uri, inner.get, inner.exists
         self.keys, self.delete, self.check, self.create = inner.keys, inner.delete, inner.check, inner.create
+        self.read_into, self.size = inner.read_into, inner.size
 
-    def put(self, key: str, data: Bytes) -> None:
+    def put(self, key: str, data: Bytes, *, sha256: bytes | None = None) -> None:
         self.opened.wait(20)
         self.puts += 1
         if self.puts <= self.failures:
             raise StoreError("the store is away")
-        self.inner.put(key, data)
+        self.inner.put(key, data, sha256=sha256)
 
 
 def test_the_newest_takes_the_place_of_one_that_waits(tmp_path: Path) -> None:

@@ -26,14 +26,14 @@ class GatedStore(FileStore):
         self.faults = faults
         self.written: list[str] = []
 
-    def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
+    def put(self, key: str, data: bytes | bytearray | memoryview, *, sha256: bytes | None = None) -> None:
         self.arrived.set()
         assert self.gate.wait(30)
         if self.faults:
             self.faults -= 1
             raise StoreError("the disk is full")
         self.written.append(key)
-        super().put(key, data)
+        super().put(key, data, sha256=sha256)
 
 
 def test_close_returns_once_all_is_written(tmp_path: Path) -> None:

@@ -186,7 +186,12 @@ def test_an_epoch_whose_metrics_were_not_written_in_time_is_in_the_resumed_recor
 def test_a_killed_run_goes_on_and_ends_the_same(whole: TrialSpec, tmp_path: Path) -> None:
     slow = {**NOISY, "model.args": {"dropout": 0.3, "wait_s": 0.05}}
     spec = make_spec(tmp_path, slow)
-    code = "import sys; from tuneyard.trainers.parallel.worker import main; sys.exit(main(sys.argv[1], 0, 1))"
+    code = (
+        "import sys; from pathlib import Path; from tuneyard.trainers.parallel.worker import train_here;"
+        "from tuneyard.trainers.session import Session; from tuneyard.trainers.spec import TrialSpec;"
+        "spec = TrialSpec.model_validate_json(Path(sys.argv[1]).read_text());"
+        "train_here(spec, Session(threads=1, cpu=True))"
+    )
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "spec.json")])
     manifests = tmp_path / "runs" / spec.prefix / "checkpoints"

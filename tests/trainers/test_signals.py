@@ -65,3 +65,25 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+LATE = """
+import os, signal, threading
+from tuneyard.trainers.signals import Deadline, StopSignals
+with StopSignals("", lambda: Deadline({within_s}, lambda: "step 8 is durable")):
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait({work_s})
+print("saved")
+"""
+
+
+def test_who_cannot_save_in_time_leaves_with_last_words() -> None:
+    code = LATE.format(within_s=0.2, work_s=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nstep 8 is durable\n")
+
+
+def test_who_saves_in_time_leaves_as_ever() -> None:
+    code = LATE.format(within_s=20, work_s=0.01)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "saved\n", "")

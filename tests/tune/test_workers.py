@@ -45,6 +45,7 @@ class Pair:
 
     folder: Path
     kept: Kept | None = None
+    hang_timeout_s: float = 600.0
 
     def train(self, run_id: str, kind: str = "good", *, rank: int = 1, **fields: Any) -> list[dict[str, Any]]:
         """All results of one leg, of a network that is of this kind on this worker."""
@@ -56,7 +57,7 @@ class Pair:
         return self.kept.to_the_end()
 
     def config(self, run_id: str, kind: str = "good", rank: int = 1, **fields: Any) -> dict[str, Any]:
-        args = {"model.args": {"kind": kind, "rank": rank}}
+        args = {"model.args": {"kind": kind, "rank": rank}, "resources.hang_timeout_s": self.hang_timeout_s}
         return config_of(make_spec(self.folder, run_id, args, **fields), workers=2)
 
     def pids(self) -> list[int]:
@@ -215,7 +216,7 @@ def test_a_node_that_is_lost_ends_the_trial_soon(cluster: Any, tmp_path: Path) -
 
 @on_ray
 def test_a_worker_that_hangs_is_waited_for_no_longer_than_an_exchange_may_take(cluster: Any, tmp_path: Path) -> None:
-    hanging = Pair(tmp_path)
+    hanging = Pair(tmp_path, hang_timeout_s=20.0)
     hanging.kept = Kept(hanging.config("0001"), impatient=True)
     hanging.kept.to_the_end()
     with pytest.raises(Exception, match=r"WorkerLostError: worker 1 of 2, on .* did not come along"):
@@ -229,6 +230,24 @@ def test_a_worker_that_hangs_is_waited_for_no_longer_than_an_exchange_may_take(c
     assert record.error.startswith("WorkerLostError: worker 0 did not come along")
     hanging.drop()
     wait_until(lambda: all(gone(pid) for pid in hanging.pids()))
+
+
+@on_ray
+def test_a_worker_that_stands_still_is_ended_and_its_run_goes_on_elsewhere(cluster: Any, tmp_path: Path) -> None:
+    pair = Pair(tmp_path, hang_timeout_s=20.0)
+    pair.kept = Kept(pair.config("0001"), impatient=True)
+    pair.kept.to_the_end()
+    still = pair.pids()[1]
+    with pytest.raises(Exception, match=r"WorkerLostError: worker 1 of 2, on .* did not come along"):
+        pair.train("0002", "stopped", rank=1)
+    # SIGKILL alone reaches it.
+    wait_until(lambda: gone(still))
+    pair.drop()
+    # As the driver does after a lost process: the same run once more, from its newest checkpoint.
+    again = Pair(tmp_path)
+    assert [row["epoch"] for row in again.train("0002", "stopped", resume=True)] == [2, 3]
+    again.drop()
+    assert same_bits(stored_weights(make_spec(tmp_path, "0002")), stored_weights(make_spec(tmp_path, "0001")))
 
 
 RAISED = Failure("RuntimeError", "RuntimeError: out of luck")

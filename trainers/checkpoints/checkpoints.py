@@ -1,31 +1,40 @@
 """Checkpoints of one run: saved in the background, committed by their manifest, pruned, and verified when read.
 
-`checkpoint_files.py` says how they lie in the store.
+`files.py` and `blobs.py` say how they lie in the store.
 """
 
 import logging
-import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
-from tuneyard.trainers.checkpoints.files import CheckpointFiles, DamagedPartError, Found, Place
-from tuneyard.trainers.checkpoints.manifest import DamagedManifestError, Manifest
-from tuneyard.trainers.checkpoints.staging import Staging
-from tuneyard.trainers.errors import CheckpointError, MissingKeyError, StoreError, TuneyardError
+from tuneyard.trainers.checkpoints.blobs import Blobs, Pending
+from tuneyard.trainers.checkpoints.collector import Collector
+from tuneyard.trainers.checkpoints.committing import Committer, UploadProgress, Wish
+from tuneyard.trainers.checkpoints.fence_port import Fence
+from tuneyard.trainers.checkpoints.files import CheckpointFiles, Place, newest_of_each_step
+from tuneyard.trainers.checkpoints.manifest import DamagedManifestError, Manifest, RunFacts
+from tuneyard.trainers.checkpoints.reading import DamagedPartError, PartReader
+from tuneyard.trainers.checkpoints.retention import Retention
+from tuneyard.trainers.checkpoints.saver import Saver
+from tuneyard.trainers.errors import CheckpointError, MissingKeyError, StoreError
 from tuneyard.trainers.stores.store import Store
 
 log = logging.getLogger(__name__)
 
+Progress = Callable[[int, int], None]
+"""Told how many bytes of a save are durable, and how many there are in all."""
+
+_TELL_AFTER_S = 2.0
 _LISTINGS = 3
 """Another process may prune while we read: when all that was listed has gone, list again, this many times in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """One committed checkpoint. `saved_at` is UTC, ISO 8601; `size_bytes` counts its tensors."""
+    """One committed checkpoint. `saved_at` is UTC, ISO 8601; `size_bytes` counts its tensors; `attempt` is 0 where no
+    fence kept attempts apart."""
 
     step: int
     epoch: int
@@ -33,101 +42,102 @@ class CheckpointInfo:
     uri: str
     saved_at: str
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """A save that was asked for, its state copied."""
-
-    staging: Staging
-    step: int
-    epoch: int
-    metric: float | None
+    attempt: int
+    world_size: int
 
 
 class Checkpoints:
-    """The checkpoints of one run, under `prefix` (which ends with a slash) of `store`.
+    """The checkpoints of one run: manifests under `prefix` of `store`, blobs under `blob_prefix`.
 
-    `save` is for one thread, that of the training loop. Kept are the `keep_last` newest by step, and the `keep_best`
-    whose metric is best (`mode` says which way; of equal ones the newer).
+    Both end with a slash, and `prefix` begins with `blob_prefix`. Runs that share a blob prefix share their blobs;
+    somebody else must collect there (`Collector`). A run with blobs of its own collects them itself, after it pruned.
+
+    `save` is for one thread, that of the training loop. `retention.py` says what `keep_last`, `keep_best`, `keep_hours`
+    and `mode` mean. `staging_bytes`: what the copies of states may hold in all.
     """
 
     def __init__(
         self,
         store: Store,
         prefix: str,
+        blob_prefix: str | None = None,
         *,
         keep_last: int = 2,
         keep_best: int = 1,
+        keep_hours: float | None = None,
         mode: Literal["min", "max"] = "max",
+        facts: RunFacts | None = None,
+        fence: Fence | None = None,
+        staging_bytes: int | None = None,
     ) -> None:
-        if prefix and not prefix.endswith("/"):
-            raise CheckpointError(f"checkpoints: the prefix {prefix!r} must end with a slash.")
-        if keep_last < 1 or keep_best < 0:
+        shared = prefix if blob_prefix is None else blob_prefix
+        if any(given and not given.endswith("/") for given in (prefix, shared)) or not prefix.startswith(shared):
             raise CheckpointError(
-                f"checkpoints: keep_last is {keep_last} and keep_best {keep_best}. Allowed: from 1 and from 0 on."
+                f"checkpoints: the prefix {prefix!r} must end with a slash, and begin with that of the blobs,"
+                f" {shared!r}."
             )
-        self._files = CheckpointFiles(store, prefix)
-        self._keep_last = keep_last
-        self._keep_best = keep_best
-        self._sign = 1.0 if mode == "max" else -1.0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._lock = threading.Lock()  # guards all below
-        self._idle = [Staging(), Staging()]
-        self._waiting: _Wish | None = None
-        self._work: Future[None] | None = None
-        self._failure: TuneyardError | None = None
-        self._replaced = False
+        self._retention = Retention(keep_last, keep_best, keep_hours, mode)
+        self._fence = fence
+        self._files = CheckpointFiles(store, prefix, fence)
+        blobs = Blobs(store, shared)
+        self._reader = PartReader(store, blobs)
+        self._committer = Committer(
+            self._files, blobs, run=prefix.removeprefix(shared), attempt=fence.attempt if fence else 0,
+            facts=facts or RunFacts(), damaged=self._reader.damaged,
+        )  # fmt: skip
+        self._collector = Collector(store, shared, self._is_over)
+        self._collects = shared == prefix
+        self._saver = Saver(self._commit, staging_bytes=staging_bytes, place=self._files.uri(""))
+
+    @property
+    def left_out(self) -> int:
+        """Saves that were asked for and gave way to a newer one, since the store was too slow for both."""
+        return self._saver.left_out
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of states that are copied but not durable yet."""
+        return self._saver.pending_bytes
+
+    @property
+    def durable_step(self) -> int | None:
+        """The step of the newest checkpoint that this object has committed."""
+        return self._saver.durable_step
 
     def save(self, state: Mapping[str, Any], *, step: int, epoch: int, metric: float | None) -> None:
         """Copy `state` and return; a background thread uploads and commits it, then prunes.
 
         If the save before is still under way, this one waits for it, and takes the place of an older one that waits.
         A failure in the background is logged at once and raised by `wait`. Raises `CheckpointError` where the state
-        holds what a checkpoint cannot.
+        holds what a checkpoint cannot, or more than `staging_bytes`; `FencedError` once a newer attempt has begun.
         """
-        staging = self._take_staging()
-        staged = False
-        try:
-            staging.stage(state)
-            staged = True
-        finally:
-            with self._lock:
-                if staged:
-                    self._waiting = _Wish(staging, step, epoch, metric)
-                else:
-                    self._idle.append(staging)
-                if self._waiting is not None and self._work is None:
-                    self._work = self._thread.submit(self._drain)
+        self._saver.save(state, step=step, epoch=epoch, metric=metric)
 
-    def wait(self) -> None:
-        """Return when every save asked for is durable.
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Return when every save asked for is durable; False where that takes longer than `timeout_s`.
 
-        Where the last one tried has failed, raises its `StoreError` (or `CheckpointError`), once.
+        Where the last one tried has failed, raises its `StoreError` (or `CheckpointError`), once; a `FencedError`
+        every time.
         """
-        with self._lock:
-            work = self._work
-        if work is not None:
-            work.result()
-        with self._lock:
-            failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        return self._saver.wait(timeout_s)
 
-    def close(self) -> None:
-        """`wait`, then end the background thread, also where `wait` raises. Reading stays possible."""
+    def close(self, progress: Progress | None = None, timeout_s: float | None = None) -> bool:
+        """`wait`, then end the background thread, also where `wait` raises. Reading stays possible.
+
+        `progress` is called every two seconds, from the second one on; without it a line of the log says the same.
+        """
         try:
-            self.wait()
+            return self._wait_and_tell(progress or _log_progress, timeout_s)
         finally:
-            self._thread.shutdown()
+            self._saver.end()
 
     def infos(self) -> list[CheckpointInfo]:
         """The committed checkpoints, by step; one whose manifest is damaged is left out with a warning."""
-        return [self._info(*found) for found in _newest_attempts(self._files.readable())]
+        return [self._info(*found) for found in newest_of_each_step(self._files.readable())]
 
     def best(self) -> CheckpointInfo | None:
         """The checkpoint with the best metric, of equal ones the newest; None where none has a finite metric."""
-        ranked = self._ranked(_newest_attempts(self._files.readable()))
+        ranked = self._retention.ranked(newest_of_each_step(self._files.readable()))
         return self._info(*ranked[0]) if ranked else None
 
     def load(self, step: int | None = None) -> tuple[CheckpointInfo, dict[str, Any]] | None:
@@ -152,82 +162,58 @@ class Checkpoints:
             )
         return found[1]
 
-    def sweep(self) -> int:
-        """Delete the blobs that no manifest names (a save that was cut off leaves them); returns how many.
+    def sweep(self, *, force: bool = False) -> int:
+        """Delete the blobs that neither a manifest nor a save under way needs; returns how many.
 
-        Only for a run that no other process is saving: a save under way has blobs and no manifest yet.
+        Safe while others save. `force`: what was announced by saves that never ended goes too; only where nobody saves.
         """
         self.wait()
-        return self._files.delete_unnamed(self._files.keys("blobs/"))
+        return self._collector.collect(force=force).blobs
 
-    def _take_staging(self) -> Staging:
-        with self._lock:
-            if self._work is not None and self._work.done():
-                self._work.result()  # the thread ended by a mistake of ours: let it be seen in the loop
-            if self._waiting is None:
-                return self._idle.pop()
-            # Taken from the queue before it is written over, so that the thread cannot start on it meanwhile.
-            staging, step = self._waiting.staging, self._waiting.step
-            self._waiting = None
-            if not self._replaced:
-                self._replaced = True
-                log.warning(
-                    "Checkpoints come faster than the store takes them: that of step %d is left out for a newer one. "
-                    "Raise checkpoint.every_epochs, or use a faster store than %s. (Said once.)",
-                    step,
-                    self._files.uri(""),
-                )
-            return staging
-
-    def _drain(self) -> None:
-        """The background thread: save what waits, until nothing does."""
+    def _wait_and_tell(self, progress: Progress, timeout_s: float | None) -> bool:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        most = 0
         while True:
-            with self._lock:
-                wish, self._waiting = self._waiting, None
-                if wish is None:
-                    self._work = None
-                    return
-            failure: TuneyardError | None = None
-            try:
-                self._commit(wish)
-            except TuneyardError as error:
-                log.warning("The checkpoint of step %d was not saved: %s", wish.step, error)
-                failure = error
-            with self._lock:
-                self._failure = failure
-                self._idle.append(wish.staging)
+            left_s = _TELL_AFTER_S if deadline is None else min(_TELL_AFTER_S, max(deadline - time.monotonic(), 0.0))
+            if self._saver.wait(left_s):
+                return True
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            left = self._saver.pending_bytes
+            most = max(most, left, self._saver.total_bytes)
+            progress(most - left, most)
 
-    def _commit(self, wish: _Wish) -> None:
-        parts = {name: self._files.upload(staged) for name, staged in wish.staging.parts.items()}
-        saved_at = datetime.now(UTC).isoformat(timespec="seconds")
-        place = self._files.commit(Manifest(wish.step, wish.epoch, wish.metric, saved_at, parts))
+    def _commit(self, wish: Wish, progress: UploadProgress) -> None:
+        place = self._committer.commit(wish, progress)
         try:
             self._prune(place)
-        except StoreError as error:
+        except (StoreError, CheckpointError) as error:
             log.warning("The checkpoint of step %d is saved, but older ones were not pruned: %s", wish.step, error)
 
     def _prune(self, committed: Place) -> None:
-        """Delete what is neither among the last nor among the best; the one just committed always stays.
-
-        A blob goes only if a manifest named it that was deleted just now, and none that is left does: the blobs of
-        another process, whose manifest is still to come, are never touched.
-        """
-        readable = self._files.readable()
-        # A damaged checkpoint must not push a whole one out.
-        whole = [found for found in _newest_attempts(readable) if found[0].key not in self._files.damaged]
-        kept = {place.key for place, _ in whole[-self._keep_last :] + self._ranked(whole)[: self._keep_best]}
-        kept |= {committed.key} | self._files.damaged
-        dropped = [(place, manifest) for place, manifest in readable if place.key not in kept]
-        for place, _ in dropped:
+        """Delete the manifests that do not stay; the one just committed always does. Their blobs go by collection."""
+        places = self._files.all_places()
+        readable = self._files.readable([place for place in places if self._files.counts(place)])
+        kept = self._retention.kept(readable, self._files.damaged) | {committed.key} | self._files.damaged
+        readable_keys = {place.key for place, _ in readable}
+        dropped = [
+            place for place in places
+            if place.key not in kept and (place.key in readable_keys or self._is_cut_off(place))
+        ]  # fmt: skip
+        for place in dropped:
             self._files.delete(place.key)
-        if dropped:
-            self._files.delete_unnamed({key for _, manifest in dropped for key in manifest.blobs})
+        if dropped and self._collects:
+            self._collector.collect()
 
-    def _ranked(self, found: list[Found]) -> list[Found]:
-        """Those that have a score, the best first, of equal ones the newer first."""
-        scored = [(score * self._sign, entry) for entry in found if (score := entry[1].score) is not None]
-        scored.sort(key=lambda pair: (pair[0], pair[1][0]), reverse=True)
-        return [entry for _, entry in scored]
+    def _is_cut_off(self, place: Place) -> bool:
+        """Was it saved by an attempt before this one, after this one had begun?"""
+        return self._fence is not None and place.attempt < self._fence.attempt and not self._files.counts(place)
+
+    def _is_over(self, pending: Pending) -> bool:
+        """Of other runs this one knows nothing."""
+        if self._fence is None or not self._collects:
+            return False
+        return not self._fence.counts(pending.attempt, pending.step)
 
     def _load(self, names: Sequence[str] | None, step: int | None) -> tuple[CheckpointInfo, dict[str, Any]] | None:
         problems: dict[Place, str] = {}
@@ -235,9 +221,8 @@ class Checkpoints:
             places = [place for place in self._files.places(step) if place not in problems]
             for place in reversed(places):
                 try:
-                    manifest = self._files.read_manifest(place)
-                    wanted = manifest.parts if names is None else names
-                    return self._info(place, manifest), {name: self._files.read_part(name, manifest) for name in wanted}
+                    manifest = self._files.read(place)
+                    return self._info(place, manifest), self._reader.read(manifest, names)
                 except (DamagedManifestError, DamagedPartError, MissingKeyError) as error:
                     problems[place] = str(error)
                     self._files.damaged.add(place.key)
@@ -262,15 +247,11 @@ class Checkpoints:
 
     def _info(self, place: Place, manifest: Manifest) -> CheckpointInfo:
         return CheckpointInfo(
-            step=manifest.step,
-            epoch=manifest.epoch,
-            metric=manifest.metric,
-            uri=self._files.uri(place.key),
-            saved_at=manifest.saved_at,
-            size_bytes=manifest.size_bytes,
-        )
+            step=manifest.step, epoch=manifest.epoch, metric=manifest.metric, uri=self._files.uri(place.key),
+            saved_at=manifest.saved_at, size_bytes=manifest.size_bytes, attempt=manifest.attempt,
+            world_size=manifest.facts.world_size,
+        )  # fmt: skip
 
 
-def _newest_attempts(found: list[Found]) -> list[Found]:
-    """One for each step; `found` is sorted by step and attempt."""
-    return list({place.step: (place, manifest) for place, manifest in found}.values())
+def _log_progress(done: int, total: int) -> None:
+    log.warning("Saving the last checkpoint: %.0f of %.0f MB.", done / 1e6, total / 1e6)

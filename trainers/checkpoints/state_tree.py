@@ -48,6 +48,15 @@ def unpack(tensors: Mapping[str, torch.Tensor], skeleton: Json) -> Any:
         ) from error
 
 
+def memory_name(tensor: torch.Tensor) -> str:
+    """The memory format in which `tensor` lies without holes, where that is not the plain one: "channels_last", say."""
+    if not tensor.is_contiguous():
+        for name, memory in _MEMORY_FORMATS.items():
+            if tensor.dim() == {"channels_last": 4, "channels_last_3d": 5}[name]:
+                return name if tensor.is_contiguous(memory_format=memory) else ""
+    return ""
+
+
 def encode_float(value: float) -> Json:
     """`value` in strict JSON, which has no inf and no nan."""
     return float(value) if math.isfinite(value) else {"float": repr(float(value))}
@@ -84,12 +93,9 @@ def _encode_mapping(value: Mapping[Any, Any], path: tuple[object, ...], tensors:
 def _encode_tensor(value: torch.Tensor, path: tuple[object, ...], tensors: dict[str, torch.Tensor]) -> Json:
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         raise _unsupported(path, f"a tensor of layout {value.layout} on {value.device}")
+    memory = memory_name(value)
     node: dict[str, Json] = {"tensor": _add(tensors, path, value.detach())}
-    if not value.is_contiguous():
-        for name, memory in _MEMORY_FORMATS.items():
-            if value.dim() == {"channels_last": 4, "channels_last_3d": 5}[name]:
-                node |= {"memory": name} if value.is_contiguous(memory_format=memory) else {}
-    return node
+    return node | {"memory": memory} if memory else node
 
 
 def _from_numpy(array: np.ndarray[Any, Any], path: tuple[object, ...]) -> torch.Tensor:

@@ -1,100 +1,125 @@
-"""Starts the several worker processes of a run on this machine, and ends them together."""
+"""Trains a run with worker processes on this machine: what a lost worker means, and when it is enough."""
 
-import os
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
-from tuneyard.trainers.parallel.process_group import free_port
-from tuneyard.trainers.signals import StopSignals
+from tuneyard.trainers.parallel.leaving import last_words, saving_s, store_of, too_late
+from tuneyard.trainers.parallel.orders import Answer
+from tuneyard.trainers.parallel.supervisor import Loss, Observer, Outcome, Recovery, Supervisor
+from tuneyard.trainers.record import now, read_run, write_record
+from tuneyard.trainers.signals import LateError, StopSignals
 from tuneyard.trainers.spec import TrialSpec
-
-POLL_S = 0.1
-GRACE_S = 30.0
-EXIT_TOLD = 2
-EXIT_STOPPED = 3
 
 
 class WorkerError(TuneyardError):
     """A worker process failed; the text carries its last words."""
 
 
-def train_in_processes(spec: TrialSpec, workers: int, threads: int) -> None:
+class Telling:
+    """The observer of a plain run: one line for each recovery."""
+
+    def look(self, supervisor: Supervisor) -> None:
+        """Nothing."""
+
+    def lost(self, loss: Loss) -> None:
+        """What happened; that it was overcome comes when it is true."""
+        print(f"{loss.cause.splitlines()[0].rstrip(':')}; going on.", file=sys.stderr, flush=True)  # noqa: T201
+
+    def recovered(self, recovery: Recovery) -> None:
+        """Where the run goes on, and what the loss has cost."""
+        print(recovery_line(recovery), file=sys.stderr, flush=True)  # noqa: T201 - a person reads this
+
+
+def recovery_line(recovery: Recovery) -> str:
+    """What was lost, where it goes on, how long it took."""
+    where = f"the checkpoint of step {recovery.origin}" if recovery.origin else "the beginning: nothing was saved yet"
+    again = f"{recovery.steps_again} step{'' if recovery.steps_again == 1 else 's'} again"
+    return f"Lost after step {recovery.loss.step}; went on from {where} ({again}), {recovery.seconds:.1f} s later."
+
+
+def train_in_processes(spec: TrialSpec, workers: int, threads: int, observer: Observer | None = None) -> None:
     """Train with `workers` processes of `threads` threads each, joined by torchrun's variables over loopback.
 
-    A signal is passed on to all of them; they agree on a step, save and leave. When one fails the others are ended.
-    Raises InterruptedRunError after a stop and WorkerError after a failure.
+    A signal is passed on to all of them; they agree on a step, save and leave. A worker that is lost or hangs is
+    replaced, and the run goes on from its newest checkpoint. Raises InterruptedRunError after a stop; WorkerError after
+    a mistake that was told, after the same failure at the same step twice, and after more than
+    `resources.max_restarts` of them.
     """
+    observer = observer or Telling()
     with tempfile.TemporaryDirectory(prefix="tuneyard-") as folder, StopSignals() as signals:
-        path = Path(folder) / "spec.json"
-        path.write_text(spec.model_dump_json())
-        errors = [Path(folder) / f"worker-{rank}.txt" for rank in range(workers)]
-        port = free_port()
-        processes = [_start(path, rank, workers, threads, port, errors[rank]) for rank in range(workers)]
+        wanted = spec.experiment.resources.spare_workers
+        spares = int(workers > 1) if wanted == "auto" else wanted
+        supervisor = Supervisor(workers, threads, spares, Path(folder), signals, observer)
         try:
-            codes = _wait(processes, signals)
+            _train(spec, supervisor, observer)
         finally:
-            _end(processes)
-        if any(code not in (0, EXIT_STOPPED) for code in codes):
-            raise WorkerError(_last_words(codes, errors))
-        # Warnings, of trackers that failed for example; nothing in the usual case.
-        sys.stderr.write(errors[0].read_text(errors="replace"))
-        if any(codes):
-            raise InterruptedRunError(f"run {spec.run_id} was stopped")
+            supervisor.close()
 
 
-def _start(spec_path: Path, rank: int, workers: int, threads: int, port: int, errors: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    numbers = [str(number) for number in (rank, threads, workers, port)]
-    command = [sys.executable, "-m", "tuneyard.trainers.parallel.worker", str(spec_path), *numbers]
-    with errors.open("wb") as stderr:
-        # A session of its own: the terminal's Ctrl-C reaches this process alone, which passes it on once.
-        return subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True)
+def _train(spec: TrialSpec, supervisor: Supervisor, observer: Observer) -> None:
+    resources = spec.experiment.resources
+    losses: list[Loss] = []
+    while True:
+        outcome = supervisor.run(spec, saving_s(spec), losses[-1] if losses else None)
+        loss = outcome.loss(
+            supervisor.count, resources.hang_timeout_s, lambda rank: supervisor.workers[rank].last_lines()
+        )
+        _refuse_late(outcome, loss, supervisor, spec)
+        told = [answer for _, answer in sorted(outcome.answers.items()) if answer.how == "told"]
+        if told:
+            raise WorkerError(told[0].text)
+        if loss is None:
+            _end_well(outcome, supervisor, spec)
+            return
+        ended = _why_no_more(losses, loss, resources.max_restarts)
+        losses.append(loss)
+        if ended is not None:
+            supervisor.keep_only(set())
+            error = f"{loss.cause}{ended}"
+            _record_failure(spec, error)
+            raise WorkerError(error)
+        observer.lost(loss)
+        # Who failed by itself may be in any state; who only lost its link to another is as good as before.
+        supervisor.keep_only({rank for rank, answer in outcome.answers.items() if _can_go_on(answer)})
+        spec = spec.model_copy(update={"resume": True})
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], signals: StopSignals) -> list[int | None]:
-    """The exit statuses, once all have ended, or shortly after one has failed; None for one that still runs then."""
-    passed_on = False
-    deadline: float | None = None
-    while any(process.poll() is None for process in processes):
-        if signals.asked() and not passed_on:
-            passed_on = True
-            for process in processes:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
-        failed = [process for process in processes if process.poll() not in (None, 0, EXIT_STOPPED)]
-        if failed and deadline is None:
-            # The others may be in the middle of telling the same mistake; a broken collective never returns.
-            deadline = time.monotonic() + 3.0
-        if deadline is not None and time.monotonic() > deadline:
-            break
-        time.sleep(POLL_S)
-    return [process.poll() for process in processes]
+def _can_go_on(answer: Answer) -> bool:
+    return answer.how != "failed" or answer.link
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-    for process in processes:
-        process.wait(GRACE_S)
+def _end_well(outcome: Outcome, supervisor: Supervisor, spec: TrialSpec) -> None:
+    stopped = [answer for answer in outcome.answers.values() if answer.how == "stopped"]
+    sys.stderr.write(supervisor.finish())
+    if stopped:
+        raise InterruptedRunError(f"run {spec.run_id} was stopped: {stopped[0].text}")
 
 
-def _last_words(codes: list[int | None], errors: list[Path]) -> str:
-    """The message of the first worker that told one; else how the one ended that failed first, and its last lines."""
-    told = [rank for rank, code in enumerate(codes) if code == EXIT_TOLD]
-    if told:
-        return errors[told[0]].read_text(errors="replace").strip()
-    killed = [rank for rank, code in enumerate(codes) if code is not None and code < 0]
-    failed = [rank for rank, code in enumerate(codes) if code not in (None, 0, EXIT_STOPPED)]
-    # One worker's end makes the others fail in the middle of their exchange: the cause is what was written first.
-    rank = killed[0] if killed else min(failed, key=lambda rank: errors[rank].stat().st_mtime_ns)
-    lines = "\n".join(errors[rank].read_text(errors="replace").strip().splitlines()[-15:]) or "it said nothing"
-    code = codes[rank] or 0
-    how = f"was ended by {signal.Signals(-code).name}" if killed else f"ended with status {code}"
-    hint = " (is there enough memory?)" if killed else ""
-    return f"Worker {rank} of {len(codes)} {how}{hint}:\n{lines}"
+def _why_no_more(losses: list[Loss], loss: Loss, most: int) -> str | None:
+    """What to add to the error where this loss is one too many; None where the run is to go on."""
+    if any((before.kind, before.step) == (loss.kind, loss.step) for before in losses):
+        return f"\nIt happened twice at the same place, after step {loss.step}, so trying once more would not help."
+    if len(losses) >= most:
+        return f"\nThat is more than resources.max_restarts: {most} allows." if most else ""
+    return None
+
+
+def _refuse_late(outcome: Outcome, loss: Loss | None, supervisor: Supervisor, spec: TrialSpec) -> None:
+    """Raise where the run was asked to stop and did not come to save."""
+    if not outcome.asked or (loss is None and not outcome.late):
+        return
+    supervisor.keep_only(set())
+    raise LateError(too_late(spec) if outcome.late else last_words(spec, "lost a worker before it had saved"))
+
+
+def _record_failure(spec: TrialSpec, error: str) -> None:
+    """The processes that could have written it are gone."""
+    try:
+        store = store_of(spec)
+        record = read_run(store, spec.prefix)
+        failed = record.model_copy(update={"status": "failed", "error": error, "ended": now()})
+        write_record(store, spec.prefix, failed)
+    except TuneyardError as fault:
+        print(f"The run's record could not be written: {fault}", file=sys.stderr)  # noqa: T201 - a person reads this

@@ -3,12 +3,13 @@
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tuneyard.trainers.errors import MissingKeyError, StoreError
-from tuneyard.trainers.stores.store import TEMPORARY_PREFIX, Bytes, check_key
+from tuneyard.trainers.stores.store import TEMPORARY_PREFIX, Bytes, check_digest, check_key, too_short
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space, or keep fewer checkpoints (checkpoint.keep_last, keep_best)",
@@ -30,7 +31,8 @@ class FileStore:
     """Keys are files under one folder. The folder is made by the first write.
 
     A write goes to a temporary file beside its goal, is flushed to the disk, and then gets its name in one step. A
-    writer that is killed leaves at most a temporary file, which is no key.
+    writer that is killed leaves at most a temporary file, which is no key. There is no far end that could compare a
+    digest with what arrived, so that one which is given is not looked at; whoever reads compares.
     """
 
     def __init__(self, root: Path) -> None:
@@ -41,13 +43,15 @@ class FileStore:
         """`file:///…`"""
         return self._root.as_uri()
 
-    def put(self, key: str, data: Bytes) -> None:
+    def put(self, key: str, data: Bytes, *, sha256: bytes | None = None) -> None:
         """Write `data`, replacing what was there."""
+        check_digest(sha256)
         with self._faults("write", key), self._written(self._path(key), data) as (temporary, path):
             temporary.replace(path)
 
-    def create(self, key: str, data: Bytes) -> bool:
+    def create(self, key: str, data: Bytes, *, sha256: bytes | None = None) -> bool:
         """Write `data` only if `key` does not exist; False, and nothing written, where it does."""
+        check_digest(sha256)
         path = self._path(key)
         if self.exists(key):  # the common "no", without writing the bytes first
             return False
@@ -62,11 +66,29 @@ class FileStore:
     def get(self, key: str) -> bytes:
         """The bytes at `key`; raises `MissingKeyError` where there are none."""
         path = self._path(key)
-        with self._faults("read", key):
-            try:
-                return path.read_bytes()
-            except (FileNotFoundError, IsADirectoryError) as error:
-                raise MissingKeyError(f"{self.uri}/{key}: there is nothing under this key.") from error
+        with self._reading(key):
+            return path.read_bytes()
+
+    def read_into(self, key: str, start: int, out: memoryview) -> None:
+        """Fill `out` with the bytes at `key` from `start` on."""
+        path = self._path(key)
+        rest = out.cast("B")
+        with self._reading(key), path.open("rb", buffering=0) as file:
+            file.seek(start)
+            while rest:  # one read call takes at most 2 GiB
+                count = file.readinto(rest)
+                if not count:
+                    raise too_short(f"{self.uri}/{key}", start, out)
+                rest = rest[count:]
+
+    def size(self, key: str) -> int:
+        """The number of bytes at `key`."""
+        path = self._path(key)
+        with self._reading(key):
+            found = path.stat()
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            return found.st_size
 
     def exists(self, key: str) -> bool:
         """Is there something at `key`?"""
@@ -115,6 +137,14 @@ class FileStore:
             _flush_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        with self._faults("read", key):
+            try:
+                yield
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+                raise MissingKeyError(f"{self.uri}/{key}: there is nothing under this key.") from error
 
     @contextmanager
     def _faults(self, verb: str, key: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from tuneyard.trainers.errors import ConfigError, StoreError
+from tuneyard.trainers.stores.s3_options import S3Options, without_login
 
 Bytes = bytes | bytearray | memoryview
 
@@ -24,12 +25,16 @@ class Store(Protocol):
         """Where this store is, as `file:///…` or `s3://bucket/prefix`."""
         ...
 
-    def put(self, key: str, data: Bytes) -> None:
-        """Write `data`, replacing what was there."""
+    def put(self, key: str, data: Bytes, *, sha256: bytes | None = None) -> None:
+        """Write `data`, replacing what was there.
+
+        `sha256` is its digest (32 bytes), where the caller knows it already: a store behind a network has the far end
+        compare it with what arrived. `data` is not copied, and must not change until `put` returns.
+        """
         ...
 
-    def create(self, key: str, data: Bytes) -> bool:
-        """Write `data` only if `key` does not exist; False, and nothing written, where it does.
+    def create(self, key: str, data: Bytes, *, sha256: bytes | None = None) -> bool:
+        """Write `data` only if `key` does not exist; False, and nothing written, where it does. Else as `put`.
 
         Of many writers exactly one wins. Over a network the winner's own retry may find its first try there, whose
         answer was lost, and see False: who must know reads the key and compares.
@@ -38,6 +43,18 @@ class Store(Protocol):
 
     def get(self, key: str) -> bytes:
         """The bytes at `key`; raises `MissingKeyError` where there are none."""
+        ...
+
+    def read_into(self, key: str, start: int, out: memoryview) -> None:
+        """Fill `out` with the bytes at `key` from `start` on; nothing more is read, and there is no other copy.
+
+        Raises `MissingKeyError` where there is nothing under the key, and `StoreError` where it ends too early; `out`
+        may be filled in part then.
+        """
+        ...
+
+    def size(self, key: str) -> int:
+        """The number of bytes at `key`; raises `MissingKeyError` where there is nothing."""
         ...
 
     def exists(self, key: str) -> bool:
@@ -57,11 +74,11 @@ class Store(Protocol):
         ...
 
 
-def open_store(uri: str, *, endpoint_url: str | None = None, region: str | None = None) -> Store:
+def open_store(uri: str, options: S3Options | None = None) -> Store:
     """The store at `uri`: an absolute folder, `file:///folder`, or `s3://bucket/prefix`. Nothing is written yet.
 
-    `endpoint_url` and `region` are for S3 only. Raises `ConfigError` for any other URI, and `StoreError` where the S3
-    client cannot be made.
+    `options` are for S3 only. Raises `ConfigError` for any other URI, and `StoreError` where the S3 client cannot be
+    made.
     """
     parts = urlsplit(uri)
     if parts.scheme == "s3":
@@ -69,7 +86,7 @@ def open_store(uri: str, *, endpoint_url: str | None = None, region: str | None 
         from tuneyard.trainers.stores.s3 import S3Store
 
         bucket, prefix = _bucket_and_prefix(uri)
-        return S3Store(bucket, prefix, endpoint_url=_plain_endpoint(endpoint_url), region=region)
+        return S3Store(bucket, prefix, options or S3Options())
     from tuneyard.trainers.stores.file_store import FileStore  # it imports this module
 
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
@@ -77,7 +94,7 @@ def open_store(uri: str, *, endpoint_url: str | None = None, region: str | None 
     if uri.startswith("/"):
         return FileStore(Path(uri))
     raise ConfigError(
-        f"store: {_without_login(uri)!r} is not a place for checkpoints. Allowed: an absolute folder such as"
+        f"store: {without_login(uri)!r} is not a place for checkpoints. Allowed: an absolute folder such as"
         " /data/runs, file:///data/runs, or s3://bucket/prefix."
     )
 
@@ -96,6 +113,20 @@ def check_key(key: str) -> str:
     raise StoreError(f"store: {key!r} cannot be a key: {problem}. Allowed: such as 'run-1/checkpoints/manifest.json'.")
 
 
+def check_digest(sha256: bytes | None) -> None:
+    """Raise `ValueError` for what cannot be a SHA-256 digest: hexadecimal text, say. That is a mistake of ours."""
+    if sha256 is not None and len(sha256) != 32:
+        raise ValueError(f"store: a SHA-256 digest has 32 bytes, and this one {len(sha256)}")
+
+
+def too_short(address: str, start: int, out: memoryview) -> StoreError:
+    """The error for an object that ends before `out` is full."""
+    return StoreError(
+        f"{address}: it ends before byte {start + out.nbytes}, up to which it was to be read: it was cut off, or"
+        " replaced."
+    )
+
+
 def _bucket_and_prefix(uri: str) -> tuple[str, str]:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     if "@" in bucket:
@@ -108,20 +139,3 @@ def _bucket_and_prefix(uri: str) -> tuple[str, str]:
         raise ConfigError(f"store: {uri!r} names no bucket. Allowed: s3://bucket or s3://bucket/prefix.")
     prefix = prefix.strip("/")
     return bucket, check_key(prefix) if prefix else ""
-
-
-def _plain_endpoint(endpoint_url: str | None) -> str | None:
-    if endpoint_url is None:
-        return None
-    parts = urlsplit(endpoint_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ConfigError(
-            f"endpoint_url: {_without_login(endpoint_url)!r} is not the address of an S3 server. Allowed: https://HOST"
-            " or http://HOST:PORT, without a user name or password."
-        )
-    return endpoint_url
-
-
-def _without_login(uri: str) -> str:
-    head, at, tail = uri.rpartition("@")
-    return f"{head.split('//')[0]}//***@{tail}" if at and "//" in head else uri

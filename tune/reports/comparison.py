@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from tuneyard.trainers.errors import ConfigError, StoreError, choose_from
 from tuneyard.trainers.record import Metric, RunStatus, SweepRecord
+from tuneyard.trainers.stores.s3_options import S3Options
 from tuneyard.tune.reports.run_folders import Run, find_runs
 from tuneyard.tune.reports.trial_runs import TrialRuns, group_trials
 
@@ -111,8 +112,7 @@ def compare(
     *,
     metric: str | None = None,
     mode: Mode | None = None,
-    endpoint_url: str | None = None,
-    region: str | None = None,
+    options: S3Options | None = None,
 ) -> Comparison:
     """Read the runs under `targets` (see `find_runs`) and order them by `metric`, by default the one they were run for.
 
@@ -125,7 +125,7 @@ def compare(
     unreadable: dict[str, None] = {}
     with ThreadPoolExecutor(READERS) as pool:
         for target in targets:
-            found = find_runs(target, endpoint_url=endpoint_url, region=region)
+            found = find_runs(target, options)
             for run in pool.map(_tolerant(found.read_run), found.runs):
                 runs |= {run.uri: run} if isinstance(run, Run) else {}
                 unreadable |= {run: None} if isinstance(run, str) else {}

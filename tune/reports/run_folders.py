@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from tuneyard.trainers.errors import MissingKeyError, nearest
 from tuneyard.trainers.record import BestEpoch, Metric, RunRecord, SweepRecord, read_metrics, read_run, read_sweep
+from tuneyard.trainers.stores.s3_options import S3Options
 from tuneyard.trainers.stores.store import Store, open_store
 
 
@@ -101,7 +102,7 @@ class Found:
         return read_sweep(self.store, prefix)
 
 
-def find_runs(target: str, *, endpoint_url: str | None = None, region: str | None = None) -> Found:
+def find_runs(target: str, options: S3Options | None = None) -> Found:
     """Every run and sweep in the folder `target`, at any depth: a local path, `file:///…`, or `s3://bucket/prefix`.
 
     Raises `MissingKeyError`, naming what is there instead, where there is none.
@@ -110,7 +111,7 @@ def find_runs(target: str, *, endpoint_url: str | None = None, region: str | Non
     path = _local_path(root)
     if path is not None and not path.is_dir():
         raise MissingKeyError(_nothing_at(target, path.name, *_folders_beside(path)))
-    store = open_store(str(path or root), endpoint_url=endpoint_url, region=region)
+    store = open_store(str(path or root), options)
     keys = store.keys("")
     runs = tuple(key.removesuffix("run.json") for key in keys if f"/{key}".endswith("/run.json"))
     sweeps = tuple(key.removesuffix("sweep.json") for key in keys if f"/{key}".endswith("/sweep.json"))
@@ -118,7 +119,7 @@ def find_runs(target: str, *, endpoint_url: str | None = None, region: str | Non
         if path is not None:
             raise MissingKeyError(_nothing_at(target, "", str(path), [child.name for child in path.iterdir()]))
         parent, _, name = root.rpartition("/")
-        beside = open_store(parent, endpoint_url=endpoint_url, region=region).keys("") if "://" in parent else []
+        beside = open_store(parent, options).keys("") if "://" in parent else []
         raise MissingKeyError(_nothing_at(target, name, parent, [key.split("/")[0] for key in beside]))
     checkpoints: dict[str, list[str]] = {}
     for key in keys:

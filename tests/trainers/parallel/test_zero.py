@@ -1,100 +1,17 @@
 """DeepSpeed's ZeRO stages train like one worker alone, in every precision, one after the other in kept processes."""
 
-import json
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.trainers.runs import checkpoints_of, make_project, make_spec, stored_rows, stored_weights, train_run
-from tuneyard.trainers.parallel import process_group
+from tests.trainers.parallel.jobs import ADAMW, SGD, Jobs
+from tests.trainers.runs import checkpoints_of, stored_weights, train_run
 from tuneyard.trainers.spec import TrialSpec
 
 pytestmark = pytest.mark.timeout(600)  # of which the two processes take half a minute where they have a core each
-ROOT = Path(__file__).parents[2]
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 STAGES = STRATEGIES[1:]
-SPLIT_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0}}
-"""zero3 would keep parameters as small as these whole on every worker."""
-STEPS = 10  # in an epoch of 96 images in batches of 9, of which one worker has 5 and the other 4
-MODELS = '''
-
-def odd(channels: int, classes: int) -> nn.Module:
-    """Without batch norm, and with sizes that two workers cannot share evenly."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 7, 3, padding=1), nn.GroupNorm(1, 7), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
-        nn.Linear(7 * 16, classes),
-    )
-
-
-def normed(channels: int, classes: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(channels, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
-        # Several input channels: in the memory layout of images DeepSpeed would refuse these weights.
-        nn.Conv2d(6, 6, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(96, classes),
-    )
-'''
-ADAMW = {"name": "adamw", "lr": 0.01}
-SGD = {"name": "sgd", "lr": 0.05}
-
-
-class Jobs:
-    """Runs for two kept workers: how they are to be trained, and where their results lie."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.jobs, self.specs = folder, list[dict[str, Any]](), dict[str, TrialSpec]()
-        make_project(folder)
-        (folder / "task.py").write_text((folder / "task.py").read_text() + MODELS)
-        (folder / "deepspeed.json").write_text(json.dumps(SPLIT_ALL))
-
-    def spec(self, run_id: str, strategy: str, **changes: Any) -> TrialSpec:
-        """20 steps of the model `odd`; the changes' dots are written as two underscores."""
-        tree = {"model.name": "task.py:odd", "train.epochs": 2, "train.batch_size": 9, "train.strategy": strategy}
-        if strategy != "ddp":
-            tree["train.deepspeed.config"] = "deepspeed.json"
-        tree |= {name.replace("__", "."): value for name, value in changes.items()}
-        return make_spec(self.folder, tree, run_id=run_id)
-
-    def add(
-        self, run_id: str, strategy: str, *, stop_after: int | None = None, alone: bool = False, **changes: Any
-    ) -> None:  # fmt: skip
-        """Train this run, or go on with it where it was added before."""
-        spec = self.spec(run_id, strategy, **changes).model_copy(update={"resume": run_id in self.specs})
-        self.specs[run_id] = spec
-        self.jobs.append({"spec": spec.model_dump(mode="json"), "stop_after": stop_after, "alone": alone})
-
-    def train(self) -> list[list[dict[str, float]]]:
-        """Do all jobs; what each took, for each worker."""
-        path = self.folder / "jobs.json"
-        path.write_text(json.dumps(sorted(self.jobs, key=lambda job: not job["alone"])))
-        port = process_group.free_port()
-        command = [sys.executable, "-m", "tests.trainers.kept_worker", str(path)]
-        told = [self.folder / f"told-{rank}.txt" for rank in range(2)]
-        workers = []
-        for rank in range(2):
-            with told[rank].open("wb") as out:
-                arguments = [*command, str(rank), "2", str(port)]
-                workers.append(subprocess.Popen(arguments, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT))
-        try:
-            while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
-                time.sleep(0.05)
-        finally:
-            for worker in workers:
-                worker.kill()
-                worker.wait()
-        self.said = [path.read_text() for path in told]
-        assert [worker.returncode for worker in workers] == [0, 0], "\n".join(self.said)
-        return [json.loads((self.folder / f"out-{rank}.json").read_text()) for rank in range(2)]
-
-    def weights(self, run_id: str) -> dict[str, torch.Tensor]:
-        return stored_weights(self.specs[run_id])
-
-    def rows(self, run_id: str) -> list[dict[str, float]]:
-        return stored_rows(self.specs[run_id])
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +34,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     jobs.add("zero3-offload", "zero3", optimizer=ADAMW, train__deepspeed__offload="all", train__precision="fp16")
     for strategy in ("ddp", "zero3"):
         jobs.add(f"{strategy}-normed", strategy, model__name="task.py:normed")
+    for strategy in ("ddp", "zero2"):
+        jobs.add(f"{strategy}-averaged", strategy, optimizer=ADAMW, train__ema_epochs=0.3)
     jobs.train()
     return jobs
 
@@ -207,6 +126,16 @@ def test_batch_norm_is_evaluated_with_one_worker_s_statistics(trained: Jobs) -> 
     assert_same(trained.weights("zero3-normed"), trained.weights("ddp-normed"))
     rows, expected = trained.rows("zero3-normed"), trained.rows("ddp-normed")
     assert [row["val/loss"] for row in rows] == pytest.approx([row["val/loss"] for row in expected], rel=1e-4)
+
+
+def test_the_average_of_the_weights_is_the_same_under_deepspeed(trained: Jobs) -> None:
+    averages = [
+        checkpoints_of(trained.specs[f"{strategy}-averaged"]).load_parts(["average"])["average"]
+        for strategy in ("zero2", "ddp")
+    ]
+    assert_same(*averages)
+    with pytest.raises(AssertionError, match="not close"):
+        assert_same(averages[0], trained.weights("zero2-averaged"))
 
 
 def test_nothing_is_said_on_the_terminal(trained: Jobs) -> None:

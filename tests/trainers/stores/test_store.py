@@ -2,10 +2,11 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
+from array import array
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ import pytest
 
 from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.trainers.errors import ConfigError, MissingKeyError, StoreError
+from tuneyard.trainers.stores.s3_options import S3Options
 from tuneyard.trainers.stores.store import Store, open_store
 
 
@@ -22,7 +24,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "file":
         return open_store((tmp_path / "store").as_uri())
     server: SeaweedServer = request.getfixturevalue("s3_server")
-    return open_store(f"s3://tests/{uuid4().hex}", endpoint_url=server.endpoint_url)
+    return open_store(f"s3://tests/{uuid4().hex}", S3Options(endpoint_url=server.endpoint_url))
 
 
 def test_what_was_put_is_got(store: Store) -> None:
@@ -47,6 +49,53 @@ def test_exists(store: Store) -> None:
     assert store.exists("a/b")
     assert not store.exists("a")
     assert not store.exists("a/c")
+
+
+def test_a_part_is_read_into_its_place(store: Store) -> None:
+    store.put("a/b", bytes(range(100)))
+    out = bytearray(b"x" * 50)
+    store.read_into("a/b", 30, memoryview(out)[10:40])
+    assert out == b"x" * 10 + bytes(range(30, 60)) + b"x" * 10
+
+
+def test_all_is_read_into_memory_of_another_kind(store: Store) -> None:
+    store.put("k", bytes(range(200)) * 4)
+    out = array("q", bytes(800))
+    store.read_into("k", 0, memoryview(out))
+    assert out.tobytes() == bytes(range(200)) * 4
+
+
+@pytest.mark.parametrize("start", [95, 200], ids=["in-the-middle", "past-the-end"])
+def test_an_object_that_ends_too_early_is_told(store: Store, start: int) -> None:
+    store.put("a/b", bytes(100))
+    with pytest.raises(StoreError, match=rf"{store.uri}/a/b: it ends before byte {start + 10}") as caught:
+        store.read_into("a/b", start, memoryview(bytearray(10)))
+    assert not isinstance(caught.value, MissingKeyError)
+
+
+@pytest.mark.parametrize("length", [0, 10])
+def test_a_part_of_nothing_is_a_missing_key(store: Store, length: int) -> None:
+    store.put("a/b", b"1")
+    for key in ("a/c", "a", "a/b/c"):
+        with pytest.raises(MissingKeyError, match=f"{store.uri}/{key}: there is nothing"):
+            store.read_into(key, 0, memoryview(bytearray(length)))
+
+
+def test_size(store: Store) -> None:
+    store.put("a/b", bytes(1234))
+    assert store.size("a/b") == 1234
+    for key in ("a/c", "a", "a/b/c"):
+        with pytest.raises(MissingKeyError, match=f"{store.uri}/{key}: there is nothing"):
+            store.size(key)
+
+
+def test_a_digest_that_the_caller_knows(store: Store) -> None:
+    data = b"some bytes"
+    store.put("put", data, sha256=sha256(data).digest())
+    assert store.create("create", data, sha256=sha256(data).digest())
+    assert store.get("put") == store.get("create") == data
+    with pytest.raises(ValueError, match="32 bytes, and this one 64"):
+        store.put("put", data, sha256=sha256(data).hexdigest().encode())
 
 
 def test_keys_are_sorted_and_start_with_the_prefix(store: Store) -> None:
@@ -119,7 +168,7 @@ def test_an_unknown_address_says_what_is_allowed(uri: str) -> None:
 )
 def test_credentials_in_an_address_are_refused_and_not_repeated(uri: str, endpoint: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
-        open_store(uri, endpoint_url=endpoint)
+        open_store(uri, S3Options(endpoint_url=endpoint))
     assert "hunter2" not in str(caught.value)
 
 
@@ -176,69 +225,3 @@ def test_values_are_whole_while_another_process_writes_and_after_it_is_killed(tm
     assert all(len(value) == 8_000_000 and value == value[:1] * 8_000_000 for value in seen)
     assert len({value[:1] for value in seen}) > 1  # it did write meanwhile
     assert store.keys("") == ["key"]
-
-
-# S3
-
-
-@pytest.mark.s3
-def test_a_large_object_goes_up_in_pieces_and_comes_back(s3_server: SeaweedServer) -> None:
-    store = open_store(f"s3://tests/{uuid4().hex}", endpoint_url=s3_server.endpoint_url)
-    data = os.urandom(1_000_003) * 70  # above 64 MiB, and no multiple of a piece
-    store.put("large", memoryview(data))
-    assert store.get("large") == data
-
-
-@pytest.mark.s3
-def test_more_keys_than_one_page_of_a_listing(s3_server: SeaweedServer) -> None:
-    store = open_store(f"s3://tests/{uuid4().hex}", endpoint_url=s3_server.endpoint_url)
-    names = [f"k/{number:04d}" for number in range(1001)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: store.put(name, b""), names))
-    assert store.keys("k/") == names
-
-
-@pytest.mark.s3
-def test_a_missing_bucket_says_how_to_make_it(s3_server: SeaweedServer) -> None:
-    store = open_store("s3://nobody-made-me/x", endpoint_url=s3_server.endpoint_url)
-    with pytest.raises(StoreError) as caught:
-        store.check()
-    assert f"aws s3 mb s3://nobody-made-me --endpoint-url {s3_server.endpoint_url}" in str(caught.value)
-
-
-@pytest.mark.s3
-@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_credentials_are_named_and_not_shown(
-    s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setenv(name, "hunter2-hunter2")
-    with pytest.raises(StoreError, match=r"credentials are wrong.*AWS_SECRET_ACCESS_KEY") as caught:
-        open_store("s3://tests/x", endpoint_url=s3_server.endpoint_url).check()
-    assert "hunter2" not in str(caught.value)
-    assert s3_server.secret_key not in str(caught.value)
-
-
-def test_no_credentials_says_where_they_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(StoreError, match=r"no complete credentials.*AWS_PROFILE"):
-        open_store("s3://tests/x", endpoint_url="http://127.0.0.1:1").check()
-
-
-def test_an_unknown_profile_is_a_store_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(StoreError, match="nobody"):
-        open_store("s3://tests/x")
-
-
-def test_a_dead_endpoint_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound and not listening: every connection is refused
-        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(StoreError, match=rf"{endpoint}.*cannot be reached.*checkpoint\.endpoint_url"):
-            open_store("s3://tests/x", endpoint_url=endpoint).check()

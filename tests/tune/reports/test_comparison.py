@@ -14,6 +14,7 @@ from tests.tune.trial_records import write_part, write_rich_sweep
 from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.trainers.errors import ConfigError, MissingKeyError, StoreError
 from tuneyard.trainers.record import BestEpoch, Metric, read_run, read_sweep, write_record
+from tuneyard.trainers.stores.s3_options import S3Options
 from tuneyard.trainers.stores.store import Store, open_store
 from tuneyard.tune.reports import run_folders
 from tuneyard.tune.reports.comparison import Comparison, compare
@@ -95,17 +96,19 @@ def test_a_folder_without_runs_is_answered_with_what_it_holds(tmp_path: Path) ->
 def test_a_mistyped_s3_prefix_is_answered_with_the_nearest_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_big_sweep(store_at(tmp_path / "bucket" / "fashion"), 1)
 
-    def open_fake(uri: str, *, endpoint_url: str | None, region: str | None) -> Store:
-        assert (endpoint_url, region) == ("http://127.0.0.1:1", "eu-west-1")
+    there = S3Options(endpoint_url="http://127.0.0.1:1", region="eu-west-1")
+
+    def open_fake(uri: str, options: S3Options) -> Store:
+        assert options == there
         return store_at(tmp_path / uri.removeprefix("s3://"))
 
     monkeypatch.setattr(run_folders, "open_store", open_fake)
     with pytest.raises(MissingKeyError, match=r"Did you mean 'fashion'\? In s3://bucket there is: fashion\."):
-        find_runs("s3://bucket/fahsion", endpoint_url="http://127.0.0.1:1", region="eu-west-1")
+        find_runs("s3://bucket/fahsion", there)
 
 
 def test_an_empty_bucket_is_said_to_hold_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folders, "open_store", lambda _uri, **_options: store_at(tmp_path))
+    monkeypatch.setattr(run_folders, "open_store", lambda _uri, _options: store_at(tmp_path))
     with pytest.raises(MissingKeyError, match="there is: nothing"):
         find_runs("s3://bucket/")
 
@@ -210,9 +213,10 @@ def test_a_record_whose_metrics_are_gone_still_has_its_best_epoch(tmp_path: Path
 @pytest.mark.s3
 def test_a_sweep_in_s3_is_read_with_its_checkpoints(s3_server: SeaweedServer) -> None:
     uri = "s3://tests/compare/fashion"
-    store = open_store(uri, endpoint_url=s3_server.endpoint_url, region="us-east-1")
+    options = S3Options(endpoint_url=s3_server.endpoint_url, region="us-east-1")
+    store = open_store(uri, options)
     write_big_sweep(store, 5)
-    comparison = compare([f"{uri}/"], endpoint_url=s3_server.endpoint_url, region="us-east-1")
+    comparison = compare([f"{uri}/"], options=options)
     assert sorted(ids(comparison)) == ["t0000", "t0001", "t0002", "t0003", "t0004"]
     assert comparison.runs[0].checkpoint(comparison.metric) == f"{uri}/sweep/t0001/checkpoints/0000000120"
 

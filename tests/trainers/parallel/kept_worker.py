@@ -1,4 +1,6 @@
-"""A worker process that is kept for many runs: `python -m tests.trainers.kept_worker JOBS.json RANK WORKERS PORT`.
+"""A worker process that is kept for many runs.
+
+`python -m tests.trainers.parallel.kept_worker JOBS.json RANK WORKERS PORT`
 
 JOBS.json: a list of {"spec": TrialSpec, "stop_after": steps or null, "alone": bool}. Jobs that are alone come first,
 and are the main worker's. Writes out-RANK.json beside it: for each job {"seconds": ..., "resident_bytes": ...}.

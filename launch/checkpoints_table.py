@@ -1,0 +1,98 @@
+"""`tuneyard checkpoints list` in the terminal and as JSON."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tuneyard.trainers.checkpoints.files import Found
+
+NONE = "—"
+BEST = "★"
+
+
+@dataclass(slots=True)
+class Row:
+    """One checkpoint. `blobs`: name -> bytes; `own_bytes`: what no other listed checkpoint shares with it."""
+
+    run: str
+    step: int
+    epoch: int
+    metric: float | None
+    size_bytes: int
+    saved_at: str
+    attempt: int
+    workers: int
+    best: bool
+    last: bool
+    uri: str
+    blobs: dict[str, int]
+    own_bytes: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the names of the blobs."""
+        return {
+            "run": self.run, "step": self.step, "epoch": self.epoch, "metric": self.metric,
+            "size_bytes": self.size_bytes, "own_bytes": self.own_bytes, "saved_at": self.saved_at,
+            "attempt": self.attempt, "workers": self.workers, "best": self.best, "last": self.last, "uri": self.uri,
+        }  # fmt: skip
+
+
+def as_row(run: str, found: Found, uri: str, *, best: bool, last: bool) -> Row:
+    """The row of one checkpoint; its own bytes are still to be counted."""
+    place, manifest = found
+    return Row(
+        run=run, step=place.step, epoch=manifest.epoch, metric=manifest.score, size_bytes=manifest.size_bytes,
+        saved_at=manifest.saved_at, attempt=manifest.attempt, workers=manifest.facts.world_size, best=best, last=last,
+        uri=uri, blobs={blob.name: blob.size_bytes for part in manifest.parts.values() for blob in part.blobs},
+    )  # fmt: skip
+
+
+def count_own_bytes(rows: list[Row]) -> None:
+    """Set the rows' `own_bytes`."""
+    named: dict[str, int] = {}
+    for row in rows:
+        for name in row.blobs:
+            named[name] = named.get(name, 0) + 1
+    for row in rows:
+        row.own_bytes = sum(size for name, size in row.blobs.items() if named[name] == 1)
+
+
+def render(rows: list[Row], console: Console) -> None:
+    """Print the table, and what all of them take together."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("run", "step", "epoch", "metric", "size", "own", "saved at", "attempt", "workers", ""):
+        table.add_column(title, justify="left" if title in ("run", "saved at", "") else "right", no_wrap=True)
+    for row in rows:
+        marks = " ".join(word for word, is_so in ((BEST, row.best), ("last", row.last)) if is_so)
+        table.add_row(
+            row.run, str(row.step), str(row.epoch), NONE if row.metric is None else f"{row.metric:.4g}",
+            size_text(row.size_bytes), size_text(row.own_bytes),
+            row.saved_at[:16].replace("T", " "), str(row.attempt), str(row.workers), marks,
+        )  # fmt: skip
+    if rows:
+        console.print(table)
+    size = sum({name: size for row in rows for name, size in row.blobs.items()}.values())
+    together = f"{counted(len(rows), 'checkpoint')}, {size_text(size)} together"
+    console.print(f"{together}; own: not shared with another; {BEST} best")
+
+
+def size_text(size_bytes: float) -> str:
+    """Such as 307 MB."""
+    size, unit = float(size_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"
+
+
+def counted(number: int, what: str) -> str:
+    """Such as 3 checkpoints."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def say(text: str) -> None:
+    """A line of the command's own output."""
+    print(text)  # noqa: T201 - the command line speaks

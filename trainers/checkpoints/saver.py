@@ -1,0 +1,187 @@
+"""The background thread that makes saves durable, and what the training loop does when it is slower than the saves."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from typing import Any
+
+from tuneyard.trainers.checkpoints.committing import UploadProgress, Wish
+from tuneyard.trainers.checkpoints.staging import Packed, Staging, pack_state
+from tuneyard.trainers.errors import CheckpointError, FencedError, TuneyardError
+
+log = logging.getLogger(__name__)
+
+
+class Saver:
+    """Copies states for one thread, that of the training loop, and has them committed in another.
+
+    One staging buffer is enough while saves are durable before the next one comes. Where they are not, a second one
+    takes the newest state, and an older one that waits there is left out: the newest wish wins. Where
+    `staging_bytes`, which all buffers together may hold, leaves no room for a second, `save` waits instead.
+    """
+
+    def __init__(
+        self, commit: Callable[[Wish, UploadProgress], object], *, staging_bytes: int | None, place: str
+    ) -> None:
+        self._commit = commit
+        self._staging_bytes = staging_bytes
+        self._place = place
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._changed = threading.Condition()  # guards all below
+        self._idle: list[Staging] = []
+        self._busy: Staging | None = None  # what the thread is uploading from
+        self._waiting: Wish | None = None
+        self._work: Future[None] | None = None
+        self._progress = UploadProgress()
+        self._failure: TuneyardError | None = None
+        self._over: BaseException | None = None  # nothing is saved after this: a newer attempt, or a mistake of ours
+        self._told: set[str] = set()
+        self.left_out = 0
+        self.durable_step: int | None = None
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of states that are copied but not durable."""
+        with self._changed:
+            waiting = self._waiting.staging.size_bytes if self._waiting else 0
+            return waiting + (self._progress.left_bytes if self._work else 0)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the save that is under way, or was last."""
+        return self._progress.total_bytes
+
+    def save(self, state: Mapping[str, Any], *, step: int, epoch: int, metric: float | None) -> None:
+        """Copy `state` and return.
+
+        Raises `CheckpointError` where it cannot be copied or is larger than allowed, `FencedError` once and for all.
+        """
+        packed = pack_state(state)
+        staging = self._take_staging(packed)
+        staged = False
+        try:
+            staging.stage(packed)
+            staged = True
+        finally:
+            with self._changed:
+                if staged:
+                    self._waiting = Wish(staging, step, epoch, metric)
+                else:
+                    self._idle.append(staging)
+                if self._waiting is not None and self._work is None:
+                    self._work = self._thread.submit(self._drain)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Return when every save asked for is durable, or has failed; False where that takes longer than `timeout_s`.
+
+        Where the last one tried has failed, raises its error, once; a `FencedError` every time.
+        """
+        with self._changed:
+            work = self._work
+        if work is not None and wait_for([work], timeout_s).not_done:
+            return False
+        with self._changed:
+            self._refuse_if_over()
+            failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        return True
+
+    def end(self) -> None:
+        """End the thread, after what it is at; but where `wait` ran out of time, without waiting any more."""
+        with self._changed:
+            busy = self._work is not None
+        self._thread.shutdown(wait=not busy)
+
+    def _take_staging(self, packed: Mapping[str, Packed]) -> Staging:
+        needed = sum(part.size_bytes for part in packed.values())
+        with self._changed:
+            while True:
+                self._refuse_if_over()
+                staging = self._free_staging(needed)
+                if staging is not None:
+                    return staging
+                self._tell_once(
+                    "Checkpoints come faster than the store takes them, and checkpoint.staging_gb has no room for a "
+                    "second copy: the training waits for the one under way. Raise checkpoint.every_epochs or "
+                    "checkpoint.staging_gb, or use a faster store than %s. (Said once.)"
+                )
+                self._changed.wait()
+
+    def _free_staging(self, needed: int) -> Staging | None:
+        """A buffer to copy into; None where the one in use must be waited for."""
+        if self._waiting is not None:
+            # Taken from the queue before it is written over, so that the thread cannot start on it meanwhile.
+            staging, self._waiting = self._waiting.staging, None
+            self.left_out += 1
+            self._tell_once(
+                "Checkpoints come faster than the store takes them: an older one that waits is left out for a newer "
+                "one. Raise checkpoint.every_epochs, or use a faster store than %s. (Said once.)"
+            )
+        else:
+            staging = self._idle.pop() if self._idle else Staging()
+        for unused in self._idle:
+            if not self._has_room(needed):
+                unused.let_go()
+        if self._has_room(needed):
+            return staging
+        staging.let_go()
+        if self._busy is not None:
+            return None
+        assert self._staging_bytes is not None, "without a limit there is room"
+        raise CheckpointError(
+            f"checkpoint.staging_gb: the state of this run has {needed / 1e9:.3g} GB, and its copy may have "
+            f"{self._staging_bytes / 1e9:.3g}. Allow more, or leave the key out."
+        )
+
+    def _has_room(self, needed: int) -> bool:
+        others = [*self._idle, *([self._busy] if self._busy else [])]
+        return self._staging_bytes is None or needed + sum(one.size_bytes for one in others) <= self._staging_bytes
+
+    def _drain(self) -> None:
+        """The background thread: save what waits, until nothing does."""
+        try:
+            while (wish := self._next_wish()) is not None:
+                failure: TuneyardError | None = None
+                try:
+                    self._commit(wish, self._progress)
+                except TuneyardError as error:
+                    log.warning("The checkpoint of step %d was not saved: %s", wish.step, error)
+                    failure = error
+                self._wish_ended(wish, failure)
+        except BaseException as error:  # noqa: BLE001  # a mistake of ours: let it be seen in the loop
+            with self._changed:
+                self._over, self._work = error, None
+                self._changed.notify_all()
+
+    def _next_wish(self) -> Wish | None:
+        with self._changed:
+            wish, self._waiting = self._waiting, None
+            if wish is None or self._over:
+                self._work = None
+                return None
+            self._busy = wish.staging
+            self._progress = UploadProgress(wish.staging.size_bytes)
+            return wish
+
+    def _wish_ended(self, wish: Wish, failure: TuneyardError | None) -> None:
+        with self._changed:
+            self._failure = failure
+            if failure is None:
+                self.durable_step = wish.step
+            if isinstance(failure, FencedError):
+                self._over = failure
+            self._busy = None
+            self._idle.append(wish.staging)
+            self._changed.notify_all()
+
+    def _refuse_if_over(self) -> None:
+        if self._over is not None:
+            raise self._over
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            log.warning(text, self._place)
