@@ -35,6 +35,10 @@ _BUFFER_BYTES = 2**17
 """Small, or the system's buffers would take a whole body, and a slow link would look fast."""
 
 
+_READING_S = 0.3
+"""A reset makes the client lose what it has not read yet; so much time it has to read what was sent before."""
+
+
 @dataclass
 class Request:
     """One request as the proxy saw it; `target` is its path and query, bytes are those of the bodies."""
@@ -253,6 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._proxy.carry(len(piece))
             if request.received <= length // 2 < request.received + len(piece):
                 if kind == "reset-download":
+                    time.sleep(_READING_S)
                     return self._reset()
                 if kind == "alter-download":
                     piece = _altered(piece, length // 2 - request.received)

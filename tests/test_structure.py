@@ -27,7 +27,7 @@ ONLY_THERE = {
     "optuna": {"tune/"},
     "typer": {"launch/"},
     "rich": {"launch/", "trainers/progress.py"},
-    "timm": {"trainers/models.py"},
+    "timm": {"trainers/models.py", "trainers/checkpoints/export.py"},
     "torchvision": set[str](),
 }
 """A package that costs time or ties us to somebody else, and the only places that import it."""

@@ -136,6 +136,8 @@ def _timm_config(
         },
     )  # fmt: skip
     found: Json = json.loads(path.read_text())
+    # It stands above them, too, and transformers would hand it over twice.
+    found.get("model_args", {}).pop("num_classes", None)
     return found
 
 

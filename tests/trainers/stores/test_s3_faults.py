@@ -10,6 +10,7 @@ import pytest
 from tests.s3_proxy import S3Proxy
 from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.trainers.errors import StoreError
+from tuneyard.trainers.stores import s3_client
 from tuneyard.trainers.stores.s3_client import S3Clients
 from tuneyard.trainers.stores.s3_download import Download
 from tuneyard.trainers.stores.s3_faults import FAULTS
@@ -31,6 +32,12 @@ def filled(store: Store, length: int) -> bytes:
     out = bytearray(length)
     store.read_into("k", 0, memoryview(out))
     return bytes(out)
+
+
+@pytest.fixture
+def silence_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short deadline shortens the time for a silent server; here only the deadline itself is looked at."""
+    monkeypatch.setattr(s3_client, "_READ_TIMEOUTS_S", (30,))
 
 
 OPERATIONS: dict[str, Callable[[Store], object]] = {
@@ -176,31 +183,31 @@ def test_a_conflict_of_two_writers_is_tried_again(proxy: S3Proxy) -> None:
     assert [one.status for one in proxy.requests] == [409, 409, 200]
 
 
-def test_a_slow_upload_is_not_cut_off(proxy: S3Proxy) -> None:
-    store = open_through(proxy, deadline_s=2.1)
-    proxy.bytes_per_s = 4e6
-    data = DATA * 40
+@pytest.mark.usefixtures("silence_allowed")
+def test_a_slow_upload_is_not_cut_off_by_the_deadline(proxy: S3Proxy) -> None:
+    store = open_through(proxy, deadline_s=0.5)
+    proxy.bytes_per_s = len(DATA)
     begun = time.monotonic()
-    store.put("k", data)
-    assert time.monotonic() - begun > 2.5
+    store.put("k", DATA)
+    assert time.monotonic() - begun > 0.9
     assert len(proxy.requests) == 1
 
 
 # On the way down
 
 
-@pytest.mark.parametrize("name", ["get", "read_into"])
-def test_a_download_that_breaks_off_goes_on_where_it_was(proxy: S3Proxy, name: str) -> None:
+@pytest.mark.parametrize("whole", [True, False], ids=["get", "read_into"])
+def test_a_download_that_breaks_off_goes_on_where_it_was(proxy: S3Proxy, *, whole: bool) -> None:
     store = open_through(proxy)
-    store.put("k", DATA)
+    data = DATA * 4
+    store.put("k", data)
     proxy.requests.clear()
     proxy.fail("reset-download")
-    assert OPERATIONS[name](store) == DATA
+    assert (store.get("k") if whole else filled(store, len(data))) == data
     broken, rest = proxy.requests
-    assert 0 < rest.received < len(DATA) * 3 / 4
     first = int(rest.headers["Range"].removeprefix("bytes=").split("-")[0])
-    assert first + rest.received == len(DATA)
-    assert broken.received >= first
+    assert 0 < first <= broken.received
+    assert first + rest.received == len(data)
 
 
 def test_a_download_of_an_object_that_was_replaced_meanwhile_is_one_of_the_two(
@@ -219,12 +226,15 @@ def test_a_download_of_an_object_that_was_replaced_meanwhile_is_one_of_the_two(
     assert out == DATA[::-1]
 
 
-def test_a_slow_download_is_not_cut_off(proxy: S3Proxy) -> None:
-    store = open_through(proxy, deadline_s=1.0)
+@pytest.mark.usefixtures("silence_allowed")
+def test_a_slow_download_is_not_cut_off_by_the_deadline(proxy: S3Proxy) -> None:
+    store = open_through(proxy, deadline_s=0.5)
     store.put("k", DATA)
     proxy.requests.clear()
-    proxy.bytes_per_s = len(DATA) / 2
+    proxy.bytes_per_s = len(DATA)
+    begun = time.monotonic()
     assert store.get("k") == DATA
+    assert time.monotonic() - begun > 0.9
     assert len(proxy.requests) == 1
 
 
