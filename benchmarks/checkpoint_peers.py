@@ -142,16 +142,16 @@ class Distributed:
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, name: int) -> None:
         """Copies the state; a thread does the rest."""
-        import torch.distributed.checkpoint as dcp
         from s3torchconnector.dcp import S3StorageWriter
         from s3torchconnector.dcp.s3_file_system import S3FileSystem
         from torch.distributed.checkpoint.state_dict import get_state_dict
+        from torch.distributed.checkpoint.state_dict_saver import async_save
 
         of_model, of_optimizer = get_state_dict(model, optimizer)
         writer = S3StorageWriter(REGION, self._uri(name))
         writer.fs = S3FileSystem(REGION, s3_client=self._client)
         state = {"model": of_model, "optimizer": of_optimizer, "progress": {"step": name}}
-        saved = dcp.async_save(state, storage_writer=writer, no_dist=True)
+        saved = async_save(state, storage_writer=writer, no_dist=True)
         assert isinstance(saved, Future)
         self._saved = saved
 
@@ -162,16 +162,16 @@ class Distributed:
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, name: int) -> None:
         """Into the tensors that are there."""
-        import torch.distributed.checkpoint as dcp
         from s3torchconnector.dcp import S3StorageReader
         from s3torchconnector.dcp.s3_file_system import S3FileSystem
         from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         of_model, of_optimizer = get_state_dict(model, optimizer)
         state = {"model": of_model, "optimizer": of_optimizer, "progress": {"step": 0}}
         reader = S3StorageReader(REGION, self._uri(name))
         reader.fs = S3FileSystem(REGION, s3_client=self._client, reader_constructor=reader._reader_constructor)
-        dcp.load(state, storage_reader=reader, no_dist=True)
+        load(state, storage_reader=reader, no_dist=True)
         set_state_dict(model, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer)
 
     def _uri(self, name: int) -> str:

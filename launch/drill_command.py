@@ -96,10 +96,10 @@ class Drill:
     """The observer that does it: waits for a checkpoint and some steps, sends the signal, and notes what follows."""
 
     def __init__(self, spec: TrialSpec, store: Store, worker: int, number: signal.Signals, console: Console) -> None:
-        from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
+        from tuneyard.trainers.parallel.leaving import checkpoints_of
 
         self._spec, self._worker, self._number, self._console = spec, worker, number, console
-        self._checkpoints = Checkpoints(store, spec.prefix)
+        self._checkpoints = checkpoints_of(spec, store)
         self._looked, self._saved = 0.0, 0
         self.killed_ns = self._step = 0
         self._loss: Loss | None = None

@@ -162,7 +162,7 @@ def sweep_of(folder: Path) -> SweepRecord:
 @pytest.mark.timeout(600)
 def test_a_sweep_that_is_killed_and_then_stopped_by_ctrl_c_goes_on_to_its_end(place: Path) -> None:
     """The user's whole story, since each start of Ray costs seconds."""
-    path = write_experiment(place, {"model.args": {"wait_s": 0.1}, "tune.trials": 3})
+    path = write_experiment(place, {"model.args": {"wait_s": 0.2}, "tune.trials": 3})
 
     killed = Command(place, [path.name])
     killed.wait_until(lambda: any(epochs for _, epochs in trials_of(place).values()))

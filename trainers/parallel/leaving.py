@@ -3,6 +3,7 @@
 import threading
 
 from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
+from tuneyard.trainers.checkpoints.fencing import Onlooker
 from tuneyard.trainers.errors import TuneyardError
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.store import Store, open_store
@@ -34,13 +35,18 @@ def store_of(spec: TrialSpec) -> Store:
     return open_store(spec.store_uri, spec.experiment.checkpoint.s3_options)
 
 
+def checkpoints_of(spec: TrialSpec, store: Store) -> Checkpoints:
+    """The run's checkpoints, for who only looks: those of attempts that were replaced do not count."""
+    return Checkpoints(store, spec.prefix, spec.blob_prefix, fence=Onlooker(store, spec.prefix))
+
+
 def _durable(spec: TrialSpec) -> str:
     """A sentence on the newest checkpoint that the store has. Takes LOOK_S at most, whatever the store does."""
     found = ["Its store did not say in time which checkpoint is durable; there is no less than before."]
 
     def look() -> None:
         try:
-            infos = Checkpoints(store_of(spec), spec.prefix).infos()
+            infos = checkpoints_of(spec, store_of(spec)).infos()
         except TuneyardError as error:
             found[0] = f"Its store cannot be asked which checkpoint is durable: {error}"
             return

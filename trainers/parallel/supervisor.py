@@ -215,13 +215,13 @@ class Outcome:
             return Loss(cause, "hung", self.hung[0] if one else None, self.step, self.noticed_ns)
         failed = {rank: answer for rank, answer in self.answers.items() if answer.how == "failed"}
         # A worker that fails in an exchange may bring others down: what a signal has ended comes first.
-        for rank, status in sorted(self.statuses.items(), key=lambda item: item[1] >= 0):
+        for rank, status in sorted(self.statuses.items(), key=lambda item: (item[1] >= 0, item[0])):
             killed = status < 0
             how = f"was ended by {signal.Signals(-status).name}" if killed else f"ended with status {status}"
             hint = " (is there enough memory?)" if status == -signal.SIGKILL else ""
             cause = f"Worker {rank} of {workers} {how}{hint}:\n{said(rank)}"
             return Loss(cause, how, rank, self.step, self.noticed_ns)
-        for rank, answer in sorted(failed.items(), key=lambda item: item[1].link):
+        for rank, answer in sorted(failed.items(), key=lambda item: (item[1].link, item[0])):
             cause = f"Worker {rank} of {workers} failed:\n{answer.text.strip()}"
             last = answer.text.strip().splitlines()[-1] if answer.text.strip() else ""
             kind = answer.kind if answer.link else last

@@ -47,6 +47,23 @@ class Held(nn.Module):
     def forward(self, images):
         return self.net(images)
 '''
+VIT_PY = """
+from transformers import ViTConfig, ViTForImageClassification
+
+
+class Logits(ViTForImageClassification):
+    def forward(self, images):
+        return super().forward(images).logits
+
+
+def build(channels, classes):
+    return Logits(
+        ViTConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32,
+            patch_size=8, num_channels=channels, num_labels=classes,
+        )
+    )
+"""
 CLASSES = ["a", "b", "c"]
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 
@@ -111,6 +128,19 @@ def test_a_module_with_a_config_inside_one_s_own_gets_its_own_names(tmp_path: Pa
     assert set(safetensors.torch.load_file(weights)) == {"classifier.weight", "classifier.bias"}
     found = json.loads(config.read_text())
     assert (found["model_type"], found["architectures"], found["id2label"]["1"]) == ("tiny", ["Inner"], "b")
+
+
+@pytest.mark.parametrize(("name", "size"), [("timm/test_resnet", 48), ("timm/test_vit", 48), ("task.py:build", 32)])
+def test_transformers_builds_and_fills_it_by_itself(tmp_path: Path, name: str, size: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "task.py").write_text(VIT_PY)
+    what = source(tmp_path, name, size=size)
+    model = model_of(what)
+    export(what, model.state_dict(), tmp_path / "out")
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    images = torch.rand(2, 3, size, size)
+    assert torch.equal(loaded(pixel_values=images).logits, model(images))
+    assert loaded.config.id2label == dict(enumerate(CLASSES))
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

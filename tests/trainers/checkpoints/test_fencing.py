@@ -1,6 +1,7 @@
 """Of several attempts at one run exactly one line of checkpoints counts, whatever the cut-off ones still commit."""
 
 import json
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_what_is_committed_after_the_replacement_has_begun_does_not_count(tmp_pa
 
 
 def test_a_late_commit_of_a_step_that_is_built_on_no_more_does_not_count(tmp_path: Path) -> None:
-    """The second attempt is cut off while it saves step 15; the third goes on from the first's step 20."""
+    """The second attempt went on from step 10, and so did the third while the second was saving step 15."""
     late, store = LateStore(tmp_path), FileStore(tmp_path)
     first = Attempt(store)
     first.go_on()
@@ -197,6 +198,33 @@ def test_old_claims_go_and_the_line_stays(store: Store, monkeypatch: pytest.Monk
         attempt.save(number, float(number))
     assert list(Claims(store, f"{PREFIX}claims/").look()) == [4, 5, 6]
     assert list(seen(store)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_clocks_an_hour_apart_change_nothing(store: Store, hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        """That of the second attempt's machine."""
+
+        @staticmethod
+        def now(zone: tzinfo) -> datetime:
+            return datetime.now(zone) + timedelta(hours=hours)
+
+    first = Attempt(store, keep_last=2, keep_best=0)
+    first.go_on()
+    for step in (10, 20):
+        first.save(step, float(step))
+    monkeypatch.setattr("tuneyard.trainers.checkpoints.committing.datetime", Clock)
+    second = Attempt(store, keep_last=2, keep_best=0)
+    assert second.go_on() == 20.0
+    second.save(30, 30.0)
+    assert seen(store) == {20: 20.0, 30: 30.0}
+    monkeypatch.undo()
+    third = Attempt(store, keep_last=2, keep_best=0)
+    assert third.go_on() == 30.0
+    third.save(40, 40.0)
+    assert seen(store) == {30: 30.0, 40: 40.0}
+    times = [info.saved_at for info in third.checkpoints.infos()]
+    assert (times[0] > times[1]) == (hours > 0), "they are apart"
 
 
 def test_checkpoints_without_claims_all_count(store: Store) -> None:
