@@ -74,8 +74,10 @@ def best_checkpoint(experiment: Experiment, target: str, run_id: str) -> str:
     from tuneyard.trainers.checkpoints.checkpoints import (
         Checkpoints,  # imports torch, which the sweep's checks have done already
     )
+    from tuneyard.trainers.checkpoints.fencing import Onlooker
 
     checkpoint = experiment.checkpoint
     store = open_store(f"{target}{run_id}", checkpoint.s3_options)
-    best = Checkpoints(store, "", mode=experiment.tune.mode if experiment.tune else "max").best()
+    mode = experiment.tune.mode if experiment.tune else "max"
+    best = Checkpoints(store, "", mode=mode, fence=Onlooker(store, "")).best()
     return best.uri if best else "none was saved"

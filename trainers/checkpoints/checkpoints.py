@@ -213,7 +213,7 @@ class Checkpoints:
         """Of other runs this one knows nothing."""
         if self._fence is None or not self._collects:
             return False
-        return not self._fence.counts(pending.attempt, pending.step)
+        return pending.attempt < self._fence.attempt
 
     def _load(self, names: Sequence[str] | None, step: int | None) -> tuple[CheckpointInfo, dict[str, Any]] | None:
         problems: dict[Place, str] = {}

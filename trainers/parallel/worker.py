@@ -1,4 +1,4 @@
-"""A worker process of a run, as its supervisor starts it: `python -m tuneyard.trainers.parallel.worker ANSWERS_FD`.
+"""A worker process of a run, as its supervisor starts it: `python -m … .worker ANSWERS_FD PARENTS_PID`.
 
 It imports everything first, then takes orders (`orders.py`) from its standard input until that ends. So a process that
 is ready and waits is a warm spare, and one whose run lost another worker can go on with a new one.
@@ -125,7 +125,7 @@ def _close(session: Session, spec: TrialSpec) -> None:
     complete_tracking(session, session.store(spec), spec.prefix)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when the one that started it is gone, killed perhaps.
 
     Otherwise this worker would go on saving into a run that somebody may be resuming. Linux alone can be asked.
@@ -135,11 +135,14 @@ def _die_with_parent() -> None:
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    # It may have gone during the imports, with its orders still in the pipe.
+    if os.getppid() != parent:
+        os._exit(1)
 
 
-def main(answers_fd: int) -> int:
+def main(answers_fd: int, parent: int) -> int:
     """Obey orders until there are no more; one line goes back for each run."""
-    _die_with_parent()
+    _die_with_parent(parent)
     with StopSignals("") as signals:
         serving = Serving(signals)
         for line in sys.stdin.buffer:
@@ -149,4 +152,4 @@ def main(answers_fd: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -32,7 +32,7 @@ class WorkerProcess:
         os.set_blocking(self._answers_fd, False)
         with errors.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tuneyard.trainers.parallel.worker", str(given_fd)],
+                [sys.executable, "-m", "tuneyard.trainers.parallel.worker", str(given_fd), str(os.getpid())],
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)}, stdin=subprocess.PIPE, stderr=stderr,
                 pass_fds=(given_fd,),
                 # A session of its own: the terminal's Ctrl-C reaches the parent alone, which passes it on once.

@@ -19,9 +19,9 @@ from tuneyard.trainers.parallel.processes import WorkerError, train_in_processes
 from tuneyard.trainers.record import RunRecord
 from tuneyard.trainers.spec import TrialSpec
 
-SLOW = {"model.args": {"wait_s": 0.06}, "train.batch_size": 8}
+SLOW = {"model.args": {"wait_s": 0.06}, "train.batch_size": 8, "resources.spare_workers": 0}
 """Twelve steps an epoch: workers agree to stop at every eighth, so never at the end of the first or second epoch."""
-WRONG = {"train.strategy": "zero2", "train.deepspeed.config": "nowhere.json"}
+WRONG = {"train.strategy": "zero2", "train.deepspeed.config": "nowhere.json", "resources.spare_workers": 0}
 PATIENCE_S = 90.0
 
 
@@ -83,7 +83,7 @@ def test_two_workers_train_like_one(stopped_and_resumed: tuple[TrialSpec, RunRec
 
 
 def test_a_worker_that_fails_twice_at_the_same_step_ends_them_all_with_one_error(tmp_path: Path) -> None:
-    spec = make_spec(tmp_path, {"model.name": "task.py:Failing"})
+    spec = make_spec(tmp_path, {"model.name": "task.py:Failing", "resources.spare_workers": 0})
     before = psutil.Process().children(recursive=True)
     with pytest.raises(WorkerError, match=r"(?s)Worker 1 of 2 failed:.*the second worker is out of luck.*twice at the"):
         train_in_processes(spec, 2, 1)
@@ -98,7 +98,7 @@ def test_a_mistake_that_all_workers_find_is_told_once(tmp_path: Path) -> None:
     assert "Traceback" not in str(caught.value)
 
 
-def test_no_worker_outlives_a_starter_that_was_killed(tmp_path: Path) -> None:
+def test_neither_worker_nor_spare_outlives_a_starter_that_was_killed(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, {"model.args": {"wait_s": 0.2}, "train.epochs": 1000})
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     code = (
@@ -107,9 +107,9 @@ def test_no_worker_outlives_a_starter_that_was_killed(tmp_path: Path) -> None:
         "train_in_processes(TrialSpec.model_validate_json(Path(sys.argv[1]).read_text()), 2, 1)"
     )
     starter = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "spec.json")])
-    wait_for(lambda: (tmp_path / "runs" / spec.prefix / "run.json").exists())
+    # The spare is killed in its imports, before it can have asked to die with its parent.
+    wait_for(lambda: len(psutil.Process(starter.pid).children()) == 3)
     workers = psutil.Process(starter.pid).children()
-    assert len(workers) == 2
     starter.kill()
     starter.wait()
     assert psutil.wait_procs(workers, timeout=PATIENCE_S)[1] == []

@@ -16,7 +16,7 @@ from tuneyard.trainers.spec import TrialSpec
 
 pytestmark = pytest.mark.timeout(600)  # of which most is the start of processes, on a crowded machine
 CHANGES = {
-    "model.args": {"dropout": 0.3, "wait_s": 0.05}, "train.epochs": 6, "resources.gpus_per_worker": 0,
+    "model.args": {"dropout": 0.3, "wait_s": 0.05}, "train.epochs": 4, "resources.gpus_per_worker": 0,
     "resources.spare_workers": 0,
 }  # fmt: skip
 STEPS_PER_EPOCH = 8
@@ -56,9 +56,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> TrialSpec:
 def test_a_run_gets_over_kills_of_one_worker_of_all_and_of_one_that_stands_still(
     undisturbed: TrialSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    spec = make_spec(tmp_path, {**CHANGES, "resources.hang_timeout_s": 4.0, "resources.spare_workers": 1})
+    spec = make_spec(tmp_path, {**CHANGES, "resources.hang_timeout_s": 4.0})
     observer = Disturbing(
-        {10: (signal.SIGKILL, (1,)), 20: (signal.SIGKILL, (0, 1)), 30: (signal.SIGSTOP, (1,))}
+        {10: (signal.SIGKILL, (1,)), 18: (signal.SIGKILL, (0, 1)), 26: (signal.SIGSTOP, (1,))}
     )  # fmt: skip
     train_in_processes(spec, 2, 1, observer)
     assert same_bits(stored_weights(spec), stored_weights(undisturbed))
