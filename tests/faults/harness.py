@@ -8,28 +8,30 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
 import torch
 
 from tests.s3_proxy import Request, S3Proxy
-from tests.trainers.runs import Changes, make_spec, same_bits
+from tests.trainers.runs import STEPS_PER_EPOCH, Changes, StopAfter, make_spec, same_bits
 from tuneyard.trainers.checkpoints.blobs import Blobs
 from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
 from tuneyard.trainers.checkpoints.fencing import Onlooker
 from tuneyard.trainers.checkpoints.files import CheckpointFiles
 from tuneyard.trainers.checkpoints.upkeep import Upkeep
-from tuneyard.trainers.errors import TuneyardError
-from tuneyard.trainers.parallel.leaving import store_of
+from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 from tuneyard.trainers.parallel.worker import train_here
 from tuneyard.trainers.progress import Silent
 from tuneyard.trainers.record import RunRecord, read_metrics, read_run
 from tuneyard.trainers.run import train
 from tuneyard.trainers.session import Session
 from tuneyard.trainers.spec import TrialSpec
-from tuneyard.trainers.stores.store import Store
+from tuneyard.trainers.stores.s3_options import S3Options
+from tuneyard.trainers.stores.store import Store, open_store
 
 DEADLINE_S = 120.0
 """For anything here that takes a second on a quiet machine."""
@@ -54,6 +56,11 @@ class HoldingProxy(S3Proxy):
         """Hold up the `number`th request that fits, counted from the first one on whose key fits `after`."""
         self._seen, self.held, self._wanted = 0, None, (method, key, number, after)
 
+    def let_go(self) -> None:
+        """Nothing is held up, and nothing goes wrong any more."""
+        self._wanted = None
+        self.heal()
+
     def begin(self, request: Request) -> Any:
         """As it is, but for the one that is to be held up."""
         if self._wanted is not None and self.held is None and self._is_it(*self._wanted, request):
@@ -68,9 +75,9 @@ class HoldingProxy(S3Proxy):
 
 
 def spec_in_s3(folder: Path, proxy: S3Proxy, changes: Changes | None = None, **fields: Any) -> TrialSpec:
-    """A run of 24 steps, in a place of its own in S3."""
+    """A run of 24 steps, with a name of its own: all others lie beside it."""
     every = {**BASIC, "checkpoint.endpoint_url": proxy.endpoint_url, "checkpoint.deadline_s": 60.0, **(changes or {})}
-    return make_spec(folder, every, **{"store_uri": f"s3://{BUCKET}/{uuid4().hex}", **fields})
+    return make_spec(folder, every, **{"store_uri": f"s3://{BUCKET}/faults", "run_id": uuid4().hex[:12], **fields})
 
 
 def resumed(spec: TrialSpec) -> TrialSpec:
@@ -91,11 +98,26 @@ class At:
         return False
 
 
-def train_with(spec: TrialSpec, due: Mapping[int, Callable[[], object]] | None = None) -> RunRecord:
-    """Train in this process; raises what the run raises."""
-    record = train(spec, Session(threads=1, cpu=True), Silent(), At(due or {}))
+def train_with(
+    spec: TrialSpec, due: Mapping[int, Callable[[], object]] | None = None, session: Session | None = None
+) -> RunRecord:  # fmt: skip
+    """Train in this process; raises what the run raises. Without a `session` of its own it has that of all others."""
+    record = train(spec, session or _session(), Silent(), At(due or {}))
     assert record is not None
     return record
+
+
+def stop_in_epoch_2(spec: TrialSpec) -> TrialSpec:
+    """Train until two steps after the first epoch, where the run is asked to stop; the spec to go on with."""
+    with pytest.raises(InterruptedRunError):
+        train(spec, _session(), Silent(), StopAfter(STEPS_PER_EPOCH + 2))
+    return resumed(spec)
+
+
+@cache
+def _session() -> Session:
+    # One for all: a client of S3 takes a tenth of a second to make.
+    return Session(threads=1, cpu=True)
 
 
 class Training:
@@ -181,54 +203,76 @@ class Final:
         return self.rows == other.rows and self.status == other.status and same_bits(self.weights, other.weights)
 
 
-def final(spec: TrialSpec) -> Final:
+@dataclass(frozen=True)
+class Place:
+    """Where a run's checkpoints lie, past all proxies."""
+
+    store: Store
+    prefix: str
+    blob_prefix: str
+
+    def key(self, key: str) -> str:
+        """Of a key below the run's prefix."""
+        return self.prefix + key
+
+    @property
+    def files(self) -> CheckpointFiles:
+        """Every manifest that counts."""
+        return CheckpointFiles(self.store, self.prefix, Onlooker(self.store, self.prefix))
+
+    @property
+    def blobs(self) -> Blobs:
+        """Where blobs lie."""
+        return Blobs(self.store, self.blob_prefix)
+
+
+@cache
+def _server(endpoint_url: str) -> Store:
+    return open_store(f"s3://{BUCKET}", S3Options(endpoint_url=endpoint_url))
+
+
+def place_of(spec: TrialSpec, proxy: S3Proxy) -> Place:
+    """The place of a run."""
+    above = spec.store_uri.removeprefix(f"s3://{BUCKET}/")
+    store = _server(f"http://{proxy.upstream}")
+    return Place(store, f"{above}/{spec.prefix}", f"{above}/{spec.blob_prefix}")
+
+
+def final(place: Place) -> Final:
     """How a run stands, as somebody sees it who only reads."""
-    store = store_of(spec)
-    rows = [{k: v for k, v in row.items() if not k.endswith("_s")} for row in read_metrics(store, spec.prefix)]
-    return Final(checkpoints_of(spec).load_parts(["model"])["model"], rows, read_run(store, spec.prefix).status)
+    rows = [{k: v for k, v in row.items() if not k.endswith("_s")} for row in read_metrics(place.store, place.prefix)]
+    fence = Onlooker(place.store, place.prefix)
+    weights = Checkpoints(place.store, place.prefix, place.blob_prefix, fence=fence).load_parts(["model"])["model"]
+    return Final(weights, rows, read_run(place.store, place.prefix).status)
 
 
-def checkpoints_of(spec: TrialSpec) -> Checkpoints:
-    """A run's checkpoints, for a reader."""
-    store = store_of(spec)
-    return Checkpoints(store, spec.prefix, spec.blob_prefix, fence=Onlooker(store, spec.prefix))
-
-
-def committed(spec: TrialSpec) -> list[int]:
+def committed(place: Place) -> list[int]:
     """The steps of a run's checkpoints."""
-    return [info.step for info in checkpoints_of(spec).infos()]
+    return sorted({found.step for found in place.files.places()})
 
 
-def problems(spec: TrialSpec) -> list[str]:
+def problems(place: Place) -> list[str]:
     """What is wrong with any checkpoint of a run; each byte is compared."""
-    store = store_of(spec)
-    verdicts = Upkeep(store, spec.prefix, spec.blob_prefix, Onlooker(store, spec.prefix)).verify()
+    fence = Onlooker(place.store, place.prefix)
+    verdicts = Upkeep(place.store, place.prefix, place.blob_prefix, fence).verify()
     return [f"step {verdict.step}: {problem}" for verdict in verdicts for problem in verdict.problems]
 
 
-def leftovers(spec: TrialSpec) -> list[str]:
-    """What nobody needs any more in the place of a run of its own: announcements, and blobs that nothing names."""
-    store = store_of(spec)
-    files = CheckpointFiles(store, spec.prefix)
-    named = {name for place in files.places() for name in files.read(place).blob_names}
-    unnamed = Blobs(store, spec.blob_prefix).names() - named
-    return [*store.keys(f"{spec.blob_prefix}pending/"), *sorted(unnamed)]
+def leftovers(place: Place) -> list[str]:
+    """What nobody needs any more, of a run that shares no blobs: announced saves, and blobs that nothing names."""
+    named = {name for found in place.files.all_places() for name in place.files.read(found).blob_names}
+    return [*place.store.keys(f"{place.blob_prefix}pending/"), *sorted(place.blobs.names() - named)]
 
 
-def keys_of(store: Store, spec: TrialSpec) -> list[str]:
-    """Every key of a run."""
-    return store.keys(spec.prefix)
+def blob_key(place: Place, step: int, part: str) -> str:
+    """The key of the only blob of a part, in the newest checkpoint of a step."""
+    (blob,) = place.files.read(place.files.places(step)[-1]).parts[part].blobs
+    return place.blobs.key(blob.name)
 
 
-def blob_keys(spec: TrialSpec, step: int, part: str) -> list[str]:
-    """The keys of a part's blobs, in the newest checkpoint of a step."""
-    files = CheckpointFiles(store_of(spec), spec.prefix)
-    blobs = Blobs(store_of(spec), spec.blob_prefix)
-    return [blobs.key(blob.name) for blob in files.read(files.places(step)[-1]).parts[part].blobs]
-
-
-def story(spec: TrialSpec) -> str:
-    """A run's manifests and its record's status, for a message."""
-    store = store_of(spec)
-    manifests = [place.key for place in CheckpointFiles(store, spec.prefix).all_places()]
-    return json.dumps({"manifests": manifests, "status": read_run(store, spec.prefix).status})
+def assert_undisturbed(spec: TrialSpec, proxy: S3Proxy, undisturbed: Final) -> None:
+    """The run came to what it comes to without faults, all its checkpoints are whole, and nothing else is left."""
+    place = place_of(spec, proxy)
+    assert final(place).same(undisturbed)
+    assert problems(place) == []
+    assert leftovers(place) == []

@@ -8,25 +8,25 @@ import pytest
 from tests.faults.harness import (
     Final,
     HoldingProxy,
-    blob_keys,
+    assert_undisturbed,
+    blob_key,
     committed,
-    final,
-    leftovers,
-    problems,
+    place_of,
     resumed,
     spec_in_s3,
+    stop_in_epoch_2,
     train_with,
 )
-from tests.trainers.runs import STEPS_PER_EPOCH, StopAfter, train_run
-from tuneyard.trainers.errors import InterruptedRunError, StoreError
-from tuneyard.trainers.spec import TrialSpec
+from tests.trainers.runs import STEPS_PER_EPOCH
+from tuneyard.trainers.errors import StoreError
+from tuneyard.trainers.session import Session
 
 pytestmark = pytest.mark.s3
 ALWAYS = 10**6
 
 TROUBLE: dict[str, Callable[[HoldingProxy], None]] = {
-    "503 for a second": lambda proxy: proxy.fail("status", seconds=1.0),
-    "500 for a second": lambda proxy: proxy.fail("status", seconds=1.0, status=500, code="InternalError"),
+    "503 for a while": lambda proxy: proxy.fail("status", seconds=0.7),
+    "500 for a while": lambda proxy: proxy.fail("status", seconds=0.7, status=500, code="InternalError"),
     "connections reset": lambda proxy: proxy.fail("reset", times=12),
     "uploads broken off": lambda proxy: proxy.fail("reset-upload", method="PUT", times=8),
     "answers lost": lambda proxy: proxy.fail("drop-answer", times=10),
@@ -46,16 +46,14 @@ def test_what_passes_is_waited_out(name: str, folder: Path, proxy: HoldingProxy,
     spec = spec_in_s3(folder, proxy)
     train_with(spec, {4: lambda: TROUBLE[name](proxy)})
     assert any(request.fault for request in proxy.requests)
-    assert final(spec).same(undisturbed)
-    assert problems(spec) == leftovers(spec) == []
+    assert_undisturbed(spec, proxy, undisturbed)
 
 
 def test_a_server_that_falls_silent_is_asked_again(folder: Path, proxy: HoldingProxy, undisturbed: Final) -> None:
     # The shorter the deadline, the shorter the time for an answer.
     spec = spec_in_s3(folder, proxy, {"checkpoint.deadline_s": 3.9})
     train_with(spec, {4: lambda: proxy.fail("hang", method="PUT", key="/blobs/", times=2)})
-    assert final(spec).same(undisturbed)
-    assert problems(spec) == leftovers(spec) == []
+    assert_undisturbed(spec, proxy, undisturbed)
 
 
 def test_training_goes_on_while_the_store_is_away_for_longer_than_the_deadline(
@@ -65,8 +63,7 @@ def test_training_goes_on_while_the_store_is_away_for_longer_than_the_deadline(
     spec = spec_in_s3(folder, proxy, {"checkpoint.deadline_s": 0.2, "model.args": {"dropout": 0.3, "wait_s": 0.06}})
     train_with(spec, {4: lambda: proxy.fail("status", times=ALWAYS), STEPS_PER_EPOCH * 2 + 6: proxy.heal})
     assert f"The checkpoint of step {STEPS_PER_EPOCH} was not saved" in caplog.text
-    assert final(spec).same(undisturbed)
-    assert problems(spec) == leftovers(spec) == []
+    assert_undisturbed(spec, proxy, undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -83,28 +80,26 @@ def test_what_does_not_pass_ends_the_run_with_what_to_do_and_it_goes_on_later(
     fault: dict[str, object], advice: str, folder: Path, proxy: HoldingProxy, undisturbed: Final
 ) -> None:
     spec = spec_in_s3(folder, proxy, {"checkpoint.deadline_s": 0.3})
-    with pytest.raises(InterruptedRunError):
-        train_run(spec, stop_after=STEPS_PER_EPOCH + 2)
-    before = committed(spec)
+    spec = stop_in_epoch_2(spec)
+    before = committed(place_of(spec, proxy))
     with pytest.raises(StoreError, match=advice):
-        train_with(resumed(spec), {3: lambda: proxy.fail(**fault, times=ALWAYS)})  # type: ignore[arg-type]
+        train_with(spec, {3: lambda: proxy.fail(**fault, times=ALWAYS)})  # type: ignore[arg-type]
     proxy.heal()
-    assert set(before) <= set(committed(spec)), "no committed checkpoint is lost"
-    train_with(resumed(spec))
-    assert final(spec).same(undisturbed)
-    assert problems(spec) == leftovers(spec) == []
+    assert committed(place_of(spec, proxy)) == before, "no committed checkpoint is lost"
+    train_with(spec)
+    assert_undisturbed(spec, proxy, undisturbed)
 
 
 def test_a_store_that_cannot_be_reached_is_no_reason_to_begin_anew(
     folder: Path, proxy: HoldingProxy, undisturbed: Final
 ) -> None:
-    spec = _stopped(folder, proxy)
+    spec = stop_in_epoch_2(spec_in_s3(folder, proxy, {"checkpoint.deadline_s": 0.3}))
     proxy.fail("status", method="GET", key="/(checkpoints|blobs)", times=ALWAYS)
     with pytest.raises(StoreError, match="gave up after"):
-        train_with(resumed(spec))
+        train_with(spec)
     proxy.heal()
-    train_with(resumed(spec))
-    assert final(spec).same(undisturbed)
+    train_with(spec)
+    assert_undisturbed(spec, proxy, undisturbed)
 
 
 def test_wrong_credentials_are_told_before_anything_is_trained(
@@ -114,7 +109,7 @@ def test_wrong_credentials_are_told_before_anything_is_trained(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     done: list[int] = []
     with pytest.raises(StoreError, match=r"the credentials are wrong \(SignatureDoesNotMatch\)"):
-        train_with(spec, {1: lambda: done.append(1)})
+        train_with(spec, {1: lambda: done.append(1)}, Session(threads=1, cpu=True))
     assert done == []
 
 
@@ -122,20 +117,11 @@ def test_wrong_credentials_are_told_before_anything_is_trained(
 def test_bytes_altered_on_the_way_down_are_not_trained_on(
     where: str, folder: Path, proxy: HoldingProxy, undisturbed: Final, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spec = _stopped(folder, proxy)
+    spec = stop_in_epoch_2(spec_in_s3(folder, proxy, {"checkpoint.keep_last": 2}))
     proxy.fail("alter-download", method="GET", key=where)
-    train_with(resumed(spec))
+    train_with(spec)
     assert "is damaged" in caplog.text
-    assert final(spec).same(undisturbed)
-    assert problems(spec) == leftovers(spec) == []
-
-
-def _stopped(folder: Path, proxy: HoldingProxy) -> TrialSpec:
-    """A run that was stopped in its second epoch."""
-    spec = spec_in_s3(folder, proxy, {"checkpoint.deadline_s": 0.5, "checkpoint.keep_last": 2})
-    with pytest.raises(InterruptedRunError):
-        train_run(spec, stop_after=STEPS_PER_EPOCH + 2)
-    return spec
+    assert_undisturbed(spec, proxy, undisturbed)
 
 
 # Damage in the store itself
@@ -152,19 +138,15 @@ HARM: dict[str, Callable[[bytes], bytes | None]] = {
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
     harm: str, folder: Path, proxy: HoldingProxy, undisturbed: Final, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tuneyard.trainers.parallel.leaving import store_of
-
-    spec = _stopped(folder, proxy)
-    store = store_of(spec)
-    newest = committed(spec)[-1]
-    (key,) = blob_keys(spec, newest, "model")
-    left = HARM[harm](store.get(key))
-    store.delete(key) if left is None else store.put(key, left)
-    train_with(resumed(spec))
+    spec = stop_in_epoch_2(spec_in_s3(folder, proxy, {"checkpoint.keep_last": 2}))
+    place = place_of(spec, proxy)
+    newest = committed(place)[-1]
+    key = blob_key(place, newest, "model")
+    left = HARM[harm](place.store.get(key))
+    if left is None:
+        place.store.delete(key)
+    else:
+        place.store.put(key, left)
+    train_with(spec)
     assert f"The checkpoint of step {newest} is damaged and passed over" in caplog.text
-    assert final(spec).same(undisturbed)
-    assert leftovers(spec) == []
-
-
-def test_the_stop_is_what_it_says() -> None:
-    assert [StopAfter(2)() for _ in range(1)] == [False]
+    assert_undisturbed(spec, proxy, undisturbed)
