@@ -48,10 +48,12 @@ class SeaweedServer:
 
     It runs in sessions of its own: Ctrl-C in the terminal does not reach it, so that a run that was interrupted can
     still save. `endpoint_url`, `access_key` and `secret_key` (new ones for each start) are set inside the block.
+    `memory_mib`: what it tries to stay within; with little, it spends more of the processor on collecting garbage.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, memory_mib: int = 256) -> None:
         self._folder = folder.absolute()
+        self._memory_mib = memory_mib
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ports: dict[str, int] = {}
         self.endpoint_url = ""
@@ -149,7 +151,7 @@ class SeaweedServer:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     # Go would rather let memory grow than collect garbage; 205 MB checkpoints make it grow a lot.
-                    env=os.environ | {"GOMEMLIMIT": "256MiB"},
+                    env=os.environ | {"GOMEMLIMIT": f"{self._memory_mib}MiB"},
                 )
             )
 

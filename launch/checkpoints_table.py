@@ -10,6 +10,9 @@ from tuneyard.trainers.checkpoints.files import Found
 
 NONE = "—"
 BEST = "★"
+GAP = 2
+LESS_IMPORTANT = ("workers", "attempt", "saved at", "own")
+"""Columns that a narrow terminal does without, in this order."""
 
 
 @dataclass(slots=True)
@@ -60,22 +63,42 @@ def count_own_bytes(rows: list[Row]) -> None:
 
 
 def render(rows: list[Row], console: Console) -> None:
-    """Print the table, and what all of them take together."""
+    """Print the table, and what all of them take together; of columns that do not fit, those that matter least go."""
+    columns = _columns(rows)
+    left_out: list[str] = []
+    for title in LESS_IMPORTANT:
+        if sum(max(map(len, [name, *cells])) + GAP for name, cells in columns.items()) - GAP <= console.width:
+            break
+        del columns[title]
+        left_out.append(title)
     table = Table(box=None, pad_edge=False)
-    for title in ("run", "step", "epoch", "metric", "size", "own", "saved at", "attempt", "workers", ""):
+    for title in columns:
         table.add_column(title, justify="left" if title in ("run", "saved at", "") else "right", no_wrap=True)
-    for row in rows:
-        marks = " ".join(word for word, is_so in ((BEST, row.best), ("last", row.last)) if is_so)
-        table.add_row(
-            row.run, str(row.step), str(row.epoch), NONE if row.metric is None else f"{row.metric:.4g}",
-            size_text(row.size_bytes), size_text(row.own_bytes),
-            row.saved_at[:16].replace("T", " "), str(row.attempt), str(row.workers), marks,
-        )  # fmt: skip
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     if rows:
         console.print(table)
+    if left_out:
+        console.print(f"Not shown, for want of width: {', '.join(left_out)}.")
     size = sum({name: size for row in rows for name, size in row.blobs.items()}.values())
     together = f"{counted(len(rows), 'checkpoint')}, {size_text(size)} together"
     console.print(f"{together}; own: not shared with another; {BEST} best")
+
+
+def _columns(rows: list[Row]) -> dict[str, list[str]]:
+    """Title -> cells."""
+    return {
+        "run": [row.run for row in rows],
+        "step": [str(row.step) for row in rows],
+        "epoch": [str(row.epoch) for row in rows],
+        "metric": [NONE if row.metric is None else f"{row.metric:.4g}" for row in rows],
+        "size": [size_text(row.size_bytes) for row in rows],
+        "own": [size_text(row.own_bytes) for row in rows],
+        "saved at": [row.saved_at[:16].replace("T", " ") for row in rows],
+        "attempt": [str(row.attempt) for row in rows],
+        "workers": [str(row.workers) for row in rows],
+        "": [" ".join(word for word, is_so in ((BEST, row.best), ("last", row.last)) if is_so) for row in rows],
+    }
 
 
 def size_text(size_bytes: float) -> str:

@@ -163,11 +163,11 @@ def read_sweep(store: Store, prefix: str) -> SweepRecord:
 def read_metrics(store: Store, prefix: str) -> list[dict[str, float]]:
     """One row per finished epoch, in order; empty where no epoch has ended yet."""
     try:
-        lines = store.get(prefix + "metrics.jsonl").decode().splitlines()
+        content = store.get(prefix + "metrics.jsonl")
     except MissingKeyError:
         return []
     try:
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in content.decode().splitlines()]
     except ValueError as error:
         raise StoreError(f"{store.uri}/{prefix}metrics.jsonl is damaged: {error}") from error
 

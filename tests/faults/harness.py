@@ -1,6 +1,5 @@
 """Tiny runs that keep their checkpoints in S3 behind a proxy, in this process or in one that can be killed."""
 
-import json
 import multiprocessing
 import os
 import re

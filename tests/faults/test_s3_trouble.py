@@ -12,7 +12,6 @@ from tests.faults.harness import (
     blob_key,
     committed,
     place_of,
-    resumed,
     spec_in_s3,
     stop_in_epoch_2,
     train_with,

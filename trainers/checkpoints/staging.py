@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tuneyard.trainers.checkpoints.copying import copy_all
 from tuneyard.trainers.checkpoints.layout import Layout, TensorSpec, lay_out, specs_of
 from tuneyard.trainers.checkpoints.region import new_region
 from tuneyard.trainers.checkpoints.state_tree import Json, pack
@@ -61,10 +62,7 @@ class StagedPart:
     def stage(self, packed: Packed) -> None:
         """Copy. From a GPU the copies are only queued; what is queued there later cannot overtake them."""
         self._finish_copies()  # an older wish in this memory may still be on its way from another stream
-        here = [name for name, tensor in packed.tensors.items() if not tensor.is_cuda]
-        if here:
-            # One call: a state has hundreds of tensors, most of them too small for a call each to be worth it.
-            torch._foreach_copy_([self._views[name] for name in here], [packed.tensors[name] for name in here])
+        copy_all((self._views[name], tensor) for name, tensor in packed.tensors.items() if not tensor.is_cuda)
         for device in {tensor.device for tensor in packed.tensors.values() if tensor.is_cuda}:
             self._queue(packed, device)
         self.skeleton = packed.skeleton

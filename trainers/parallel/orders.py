@@ -46,3 +46,8 @@ class Answer(Message):
     kind: str = ""
     text: str = ""
     link: bool = False
+
+    @property
+    def is_cause(self) -> bool:
+        """Did it fail by itself, so that it may be in any state? Who only lost its link is as good as before."""
+        return self.how == "failed" and not self.link

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 from tuneyard.trainers.parallel.leaving import last_words, saving_s, store_of, too_late
-from tuneyard.trainers.parallel.orders import Answer
 from tuneyard.trainers.parallel.supervisor import Loss, Observer, Outcome, Recovery, Supervisor
 from tuneyard.trainers.record import now, read_run, write_record
 from tuneyard.trainers.signals import LateError, StopSignals
@@ -81,13 +80,8 @@ def _train(spec: TrialSpec, supervisor: Supervisor, observer: Observer) -> None:
             _record_failure(spec, error)
             raise WorkerError(error)
         observer.lost(loss)
-        # Who failed by itself may be in any state; who only lost its link to another is as good as before.
-        supervisor.keep_only({rank for rank, answer in outcome.answers.items() if _can_go_on(answer)})
+        supervisor.keep_only({rank for rank, answer in outcome.answers.items() if not answer.is_cause})
         spec = spec.model_copy(update={"resume": True})
-
-
-def _can_go_on(answer: Answer) -> bool:
-    return answer.how != "failed" or answer.link
 
 
 def _end_well(outcome: Outcome, supervisor: Supervisor, spec: TrialSpec) -> None:

@@ -5,7 +5,6 @@ and join a new one, in which a warm spare has the lost worker's place. What cost
 imports, was done ahead.
 """
 
-import os
 import selectors
 import signal
 import time
@@ -276,6 +275,9 @@ class _Attempt:
                 if not worker.answers:
                     self._statuses[rank] = status
             told = bool(worker.answers) and worker.answers[0].how in ("told", "failed")
+            if told and worker.answers[0].is_cause:
+                # The others wait for it in an exchange, until its connections break.
+                worker.kill()
             if (told or rank in self._statuses) and self._deadline is None:
                 self._noticed_ns = self._noticed_ns or time.monotonic_ns()
                 understood = told and worker.answers[0].how == "told"
@@ -297,7 +299,7 @@ class _Attempt:
             self._hung, self._noticed_ns = hung, time.monotonic_ns()
             self._deadline = time.monotonic() + _OUT_S
             for rank in hung:
-                os.kill(self._workers[rank].pid, signal.SIGKILL)
+                self._workers[rank].kill()
 
     def _look_at_progress(self) -> None:
         if not self._spared and self._deadline is None and self._supervisor.stepping:

@@ -110,15 +110,19 @@ class WorkerProcess:
         if self.status is None:
             self._process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """End it at once, if it has not ended, and do not wait for that. SIGKILL reaches what is stopped, too."""
+        if self.status is None:
+            self._process.kill()
+
     def dismiss(self) -> None:
         """No more orders: it ends by itself, once its trackers are done."""
         assert self._process.stdin is not None, "asked for above"
         self._process.stdin.close()
 
     def end(self) -> None:
-        """End it at once, if it has not ended; returns when it is gone. SIGKILL reaches what is stopped, too."""
-        if self.status is None:
-            self._process.kill()
+        """The same; returns when it is gone. It cannot be watched or heard any more."""
+        self.kill()
         self._process.wait()
         self._close()
 
