@@ -5,13 +5,24 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ROOMS := trainers tune launch cluster
 
-.PHONY: demo test check types bench constraints clean
+SECONDS ?= 120
+SEED ?=
+
+.PHONY: demo test test-slow soak check types bench constraints clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# The faults that take long to show: kills at every stage, partitions, hung workers.
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+# Faults at random, for SECONDS, from a SEED that brings the same ones again: `make soak SECONDS=600 SEED=7`.
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev types
 	$(BIN)/ruff check .

@@ -26,6 +26,10 @@ class Side(Protocol):
         """Returns when the training loop may go on."""
         ...
 
+    def settle(self) -> None:
+        """Returns when weights and the optimizer's state may change."""
+        ...
+
     def wait(self) -> None:
         """Returns when the last save is durable."""
         ...
@@ -52,8 +56,14 @@ class Ours:
         self._checkpoints = Checkpoints(store, f"{prefix}/", keep_last=KEEP_ALL)
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, name: int) -> None:
-        """Copies the state; a thread does the rest."""
-        self._checkpoints.save(state_of(model, optimizer, name), step=name, epoch=name, metric=None)
+        """Copies what a forward pass changes; threads do the rest."""
+        tensors = [*model.parameters(), *(value for entry in optimizer.state.values() for value in entry.values())]
+        steady = {tensor.data_ptr() for tensor in tensors}
+        self._checkpoints.save(state_of(model, optimizer, name), step=name, epoch=name, metric=None, steady=steady)
+
+    def settle(self) -> None:
+        """Until the rest is copied, too."""
+        self._checkpoints.settle()
 
     def wait(self) -> None:
         """Until the manifest is committed."""
@@ -82,6 +92,9 @@ class UploadFile:
             path = Path(folder) / "checkpoint.pt"
             torch.save(state_of(model, optimizer, name), path)
             self._client.upload_file(str(path), BUCKET, self._key(name))
+
+    def settle(self) -> None:
+        """`save` has copied everything."""
 
     def wait(self) -> None:
         """`save` has waited."""
@@ -113,6 +126,9 @@ class Connector:
         """The loop waits for all of it."""
         with self._checkpoint.writer(self._uri(name)) as writer:
             torch.save(state_of(model, optimizer, name), writer)
+
+    def settle(self) -> None:
+        """`save` has copied everything."""
 
     def wait(self) -> None:
         """`save` has waited."""
@@ -154,6 +170,9 @@ class Distributed:
         saved = async_save(state, storage_writer=writer, no_dist=True)
         assert isinstance(saved, Future)
         self._saved = saved
+
+    def settle(self) -> None:
+        """`save` has copied everything."""
 
     def wait(self) -> None:
         """Until its metadata are written."""

@@ -27,7 +27,7 @@ CLASSES = 4
 
 
 class Rest(nn.Module):
-    """Leaves the cores alone for a moment in each step, as workers on GPUs do; else a spare is long in getting ready."""
+    """Leaves the cores alone for a moment in each step, as workers on GPUs do: a spare is ready sooner."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The same images."""
@@ -38,8 +38,9 @@ class Rest(nn.Module):
 def network(channels: int, classes: int) -> nn.Module:
     """The model of both sides."""
     return nn.Sequential(
-        Rest(), nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * (IMAGE_SIZE // 4) ** 2, classes),
+        Rest(), nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * (IMAGE_SIZE // 4) ** 2, classes),
     )  # fmt: skip
 
 

@@ -120,7 +120,7 @@ class SeaweedServer:
         except urllib.error.HTTPError as error:
             error.close()
             return error.code == 403  # up, and asks for a signature
-        except OSError:
+        except (OSError, http.client.HTTPException):  # the latter: something else has taken the port
             return False
         return True
 
@@ -128,7 +128,7 @@ class SeaweedServer:
         try:
             with urllib.request.urlopen(f"http://{_HOST}:{self._ports['master']}{path}", timeout=2) as answer:
                 found = json.load(answer)
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             return {}
         return found if isinstance(found, dict) else {}
 

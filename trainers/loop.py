@@ -71,6 +71,8 @@ class Trainer:
         keep_probabilities: bool = False,
     ) -> None:  # fmt: skip
         self.keep_probabilities = keep_probabilities
+        self.before_change: Callable[[], None] = lambda: None
+        """Called before weights or the optimizer's state change: a checkpoint may still be copying them."""
         self.config, self.engine, self.task, self.watcher = config, engine, task, watcher
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.train, self.validation, self.should_stop = train, validation, should_stop
@@ -144,6 +146,7 @@ class Trainer:
                 self.engine.backward(loss * weight if weight != 1.0 else loss)
             self.task.add_training(self._sums, outputs, targets, loss)
             total += loss.detach() * (len(targets) / len(labels))
+        self.before_change()
         if self.config.clip_norm is not None:
             self.engine.clip(self.model, self.optimizer, self.config.clip_norm)
         self.engine.step(self.optimizer)
@@ -156,7 +159,10 @@ class Trainer:
 
     def _judged_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that it is judged by: the averaged ones, where there are such."""
-        return nullcontext() if self._average is None else self._average.in_place()
+        if self._average is None:
+            return nullcontext()
+        self.before_change()
+        return self._average.in_place()
 
     @torch.no_grad()  # and not inference_mode: zero3 keeps tensors that are made in here for the training
     def evaluate(self, batches: EvalBatches, *, keep: bool = False) -> Evaluation:
@@ -233,7 +239,16 @@ class Trainer:
 
     def load_judged(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Give the model saved weights, of the `judged_part`, to evaluate with. All workers must call it."""
+        self.before_change()
         self.engine.load_model(self.model, weights)
+
+    def steady(self) -> set[int]:
+        """Addresses of the tensors of `state()` that no forward pass changes, only what `before_change` precedes."""
+        state = self.optimizer.state.values()
+        tensors = [value for entry in state for value in entry.values() if isinstance(value, torch.Tensor)]
+        tensors += self.model.parameters()
+        tensors += self._average.state().values() if self._average else []
+        return {tensor.data_ptr() for tensor in tensors} - {0}
 
     def _lr(self) -> float:
         return float(self.schedule.get_last_lr()[0])

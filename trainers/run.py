@@ -58,6 +58,7 @@ class Run:
             fence=self.fence or Onlooker(self.store, spec.prefix),
             staging_bytes=checkpoint.staging_bytes,
         )
+        self.trainer.before_change = self.checkpoints.settle
         self._origin = go_on(spec, self.trainer, self.checkpoints, self.store, self.data)
         if self.fence:
             self.fence.begin(self._origin.base)
@@ -121,7 +122,9 @@ class Run:
             # With the weights, and not read back from metrics.jsonl: that may lag behind when a run is killed.
             state["history"] = list(self._reporter.rows)
             state["progress"]["cloned_from"] = self._origin.cloned_from
-            self.checkpoints.save(state, step=self.trainer.step, epoch=self.trainer.epoch, metric=metric)
+            self.checkpoints.save(
+                state, step=self.trainer.step, epoch=self.trainer.epoch, metric=metric, steady=self.trainer.steady()
+            )
 
     def finish(self, status: RunStatus, error: str | None = None, *, out_of_memory: bool = False) -> None:
         """Wait for what is still being saved, evaluate on the test set where that is due, and end the record.

@@ -25,6 +25,7 @@ from tuneyard.tune.budget import Budget, Spent
 from tuneyard.tune.desk import Desk, Leg
 from tuneyard.tune.driver_lock import DriverLock
 from tuneyard.tune.folds import collect_out_of_fold
+from tuneyard.tune.heartbeat import EndStill
 from tuneyard.tune.history import READERS
 from tuneyard.tune.index import IndexWriter
 from tuneyard.tune.outcome import outcome
@@ -104,6 +105,7 @@ def _tune(
         return _write_failed(request, store, leg, error, out_of_memory=out_of_memory)
 
     relay = Relay(desk, index, watcher, write_failed)
+    still = EndStill(request.experiment.resources.hang_timeout_s)
     stopper = StopWhenAsked(request, desk, relay, lambda: searcher.error is not None)
     # One placement group for each trial: on one node where it fits, over several where it must.
     resources = tune.PlacementGroupFactory([one] * request.workers, strategy="PACK")
@@ -114,7 +116,7 @@ def _tune(
                 search_alg=searcher, scheduler=DeskScheduler(desk, room), num_samples=-1, reuse_actors=True
             ),
             run_config=tune.RunConfig(
-                name=request.sweep_id, storage_path=scratch, verbose=0, stop=stopper, callbacks=[relay],
+                name=request.sweep_id, storage_path=scratch, verbose=0, stop=stopper, callbacks=[relay, still],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )  # fmt: skip

@@ -8,6 +8,7 @@ from ray import tune
 from tuneyard.trainers.errors import TuneyardError
 from tuneyard.trainers.record import RunStatus
 from tuneyard.trainers.spec import TrialSpec
+from tuneyard.tune.heartbeat import Heart
 from tuneyard.tune.stop_flag import StopFlag
 from tuneyard.tune.worker import Failure, Resources, Trained, Worker
 from tuneyard.tune.workers import Workers
@@ -50,6 +51,7 @@ class Trial(tune.Trainable):
         self._workers = Workers(self._worker, resources, config["workers"], self._record_stuck)
         self._leg, self._begun = 0, False
         self._spec: TrialSpec
+        self._heart: Heart | None = None
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -77,6 +79,8 @@ class Trial(tune.Trainable):
         self._worker.end("interrupted")
         self._workers.dismiss()
         self._worker.close()
+        if self._heart is not None:
+            self._heart.stop()
 
     def _take(self, config: dict[str, Any]) -> None:
         self._refused: str | None = config.get("refused")
@@ -85,6 +89,9 @@ class Trial(tune.Trainable):
         self._leg += 1
         if self._refused is None:
             self._spec = TrialSpec.model_validate_json(config["spec"])
+            if self._heart is None:
+                self._heart = Heart(self._spec.experiment.resources.hang_timeout_s)
+                self._heart.start()
         self._workers.start()
 
     def _failed(self, failure: Failure, kept: bool) -> dict[str, Any]:

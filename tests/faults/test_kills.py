@@ -19,10 +19,9 @@ from tests.faults.harness import (
     train_with,
     wait_until,
 )
-from tests.trainers.runs import STEPS_PER_EPOCH
 from tuneyard.trainers.record import read_run
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
 FIRST_SAVE = "/manifest-0001-0001"
 SLOW = {"model.args": {"dropout": 0.3, "wait_s": 0.03}}
 
@@ -33,7 +32,6 @@ STAGES: dict[str, tuple[str, str, int]] = {
     "after all blobs, before the manifest": ("PUT", "/manifest-", 1),
     "after the manifest": ("DELETE", "/pending/", 2),
     "before an older one is pruned": ("DELETE", "/manifest-", 1),
-    "before blobs are condemned": ("PUT", "/condemned/", 1),
     "between the blobs that are deleted": ("DELETE", "/blobs/", 2),
     "before the list of the condemned goes": ("DELETE", "/condemned/", 1),
 }
@@ -94,29 +92,14 @@ def test_one_that_stood_still_and_comes_back_changes_nothing(
     assert {key: place.store.get(key) for key in files} == files
 
 
-@pytest.mark.parametrize("hours", [1, -1])
-def test_clocks_an_hour_apart_change_nothing(hours: int, folder: Path, proxy: HoldingProxy, undisturbed: Final) -> None:
+def test_a_clock_that_is_an_hour_ahead_changes_nothing(folder: Path, proxy: HoldingProxy, undisturbed: Final) -> None:
     spec = spec_in_s3(folder, proxy, SLOW)
     place = place_of(spec, proxy)
-    training = Training(spec, clock_s=3600.0 * hours)
-    wait_until(lambda: committed(place) and committed(place)[-1] >= STEPS_PER_EPOCH)
+    training = Training(spec, clock_s=3600.0)
+    wait_until(lambda: committed(place))
     training.kill()
-    times = [place.files.read(found).saved_at for found in place.files.places()]
+    ahead = max(place.files.read(found).saved_at for found in place.files.places())
     train_with(resumed(spec))
-    times += [place.files.read(found).saved_at for found in place.files.places()]
-    assert (max(times) == times[0]) == (hours > 0), "they are apart"
-    assert_undisturbed(spec, proxy, undisturbed)
-
-
-def test_a_worker_that_stands_still_does_not_lose_its_turn(
-    folder: Path, proxy: HoldingProxy, undisturbed: Final
-) -> None:
-    """A laptop that slept, and nobody has gone on with its run meanwhile."""
-    spec = spec_in_s3(folder, proxy, SLOW)
-    training = Training(spec)
-    wait_until(lambda: committed(place_of(spec, proxy)))
-    training.send(signal.SIGSTOP)
-    proxy.fail("reset", times=8)
-    training.send(signal.SIGCONT)
-    assert training.end() == "completed"
+    newest = place.files.places()[-1]
+    assert place.files.read(newest).saved_at < ahead, "they are apart"
     assert_undisturbed(spec, proxy, undisturbed)

@@ -94,3 +94,16 @@ def test_a_group_outlives_the_engines_in_it() -> None:
             assert process_group.joined()
     finally:
         process_group.leave()
+
+
+def test_random_states_that_lie_within_another_buffer_are_restored() -> None:
+    engine = Engine(TrainConfig(), cpu=True)
+    states = engine.random_states()
+    expected = torch.rand(4)
+    # As a checkpoint is read: many tensors in one buffer.
+    state = states[0]["torch"]
+    buffer = torch.cat([torch.zeros(64, dtype=torch.uint8), state])
+    engine.restore_random([states[0] | {"torch": buffer[64:]}])
+    found = torch.rand(4)
+    engine.close()
+    assert torch.equal(found, expected)

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from tests.trainers.runs import (
     stored_weights,
     train_run,
 )
+from tuneyard.trainers.checkpoints import copying
 from tuneyard.trainers.errors import CheckpointError, InterruptedRunError
 from tuneyard.trainers.spec import TrialSpec
 
@@ -29,6 +32,8 @@ NOISY: Changes = {
     "model.args": {"dropout": 0.3},
     "data.augment": [{"HorizontalFlip": {"p": 0.5}}, {"GaussNoise": {"p": 0.5}}],
     "schedule.warmup_epochs": 1,
+    # Room for one copy of the state and no second: no checkpoint, the best one say, is left out for a newer one.
+    "checkpoint.staging_gb": 2e-5,
 }
 
 
@@ -207,3 +212,20 @@ def test_a_killed_run_goes_on_and_ends_the_same(whole: TrialSpec, tmp_path: Path
     train_run(resumed)
     assert same_bits(stored_weights(resumed), stored_weights(whole))
     assert stored_rows(resumed) == stored_rows(whole)
+
+
+def test_a_copy_that_takes_its_time_holds_the_state_of_its_step(
+    whole: TrialSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = copying.copy_all
+
+    def late(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        if threading.current_thread().name.startswith("staging-later"):
+            time.sleep(0.2)  # the next step's gradients are long there
+        real(pairs)
+
+    monkeypatch.setattr(copying, "copy_all", late)
+    resumed = train_with_stops(tmp_path, NOISY, 3, STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+    assert same_bits(stored_weights(resumed), stored_weights(whole))
+    saved = checkpoints_of(resumed).load_parts(["model"], step=2 * STEPS_PER_EPOCH)["model"]
+    assert same_bits(saved, checkpoints_of(whole).load_parts(["model"], step=2 * STEPS_PER_EPOCH)["model"])

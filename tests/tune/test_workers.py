@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from tests.trainers.runs import same_bits, stored_record, stored_rows, stored_weights
 from tests.tune.trials import Kept, config_of, make_spec, own_locks
 from tuneyard.trainers.parallel.processes import train_in_processes
+from tuneyard.tune.heartbeat import EndStill
 from tuneyard.tune.worker import Failure, Trained
 from tuneyard.tune.workers import ALIKE_S, BEHIND_S, KNOWN_S, LOSS_S, Verdict
 
@@ -214,26 +216,9 @@ def test_a_node_that_is_lost_ends_the_trial_soon(cluster: Any, tmp_path: Path) -
     wait_until(lambda: all(gone(pid) for pid in doomed.pids()))
 
 
+@pytest.mark.slow
 @on_ray
 def test_a_worker_that_hangs_is_waited_for_no_longer_than_an_exchange_may_take(cluster: Any, tmp_path: Path) -> None:
-    hanging = Pair(tmp_path, hang_timeout_s=20.0)
-    hanging.kept = Kept(hanging.config("0001"), impatient=True)
-    hanging.kept.to_the_end()
-    with pytest.raises(Exception, match=r"WorkerLostError: worker 1 of 2, on .* did not come along"):
-        hanging.train("0002", "hangs", rank=1)
-    # Nothing can wake worker 0: it ends with its process, having left the cause in the run's record.
-    with pytest.raises(Exception, match=r"died unexpectedly|actor died"):
-        hanging.train("0003", "hangs", rank=0)
-    record = stored_record(make_spec(tmp_path, "0003"))
-    assert record.status == "failed"
-    assert record.error is not None
-    assert record.error.startswith("WorkerLostError: worker 0 did not come along")
-    hanging.drop()
-    wait_until(lambda: all(gone(pid) for pid in hanging.pids()))
-
-
-@on_ray
-def test_a_worker_that_stands_still_is_ended_and_its_run_goes_on_elsewhere(cluster: Any, tmp_path: Path) -> None:
     pair = Pair(tmp_path, hang_timeout_s=20.0)
     pair.kept = Kept(pair.config("0001"), impatient=True)
     pair.kept.to_the_end()
@@ -242,12 +227,47 @@ def test_a_worker_that_stands_still_is_ended_and_its_run_goes_on_elsewhere(clust
         pair.train("0002", "stopped", rank=1)
     # SIGKILL alone reaches it.
     wait_until(lambda: gone(still))
-    pair.drop()
-    # As the driver does after a lost process: the same run once more, from its newest checkpoint.
-    again = Pair(tmp_path)
-    assert [row["epoch"] for row in again.train("0002", "stopped", resume=True)] == [2, 3]
-    again.drop()
+    # As after any lost process: the same run once more, from its newest checkpoint.
+    assert [row["epoch"] for row in pair.train("0002", "stopped", resume=True)] == [2, 3]
     assert same_bits(stored_weights(make_spec(tmp_path, "0002")), stored_weights(make_spec(tmp_path, "0001")))
+    # Nothing can wake worker 0: it ends with its process, having left the cause in the run's record.
+    with pytest.raises(Exception, match=r"died unexpectedly|actor died"):
+        pair.train("0003", "hangs", rank=0)
+    record = stored_record(make_spec(tmp_path, "0003"))
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error.startswith("WorkerLostError: worker 0 did not come along")
+    pair.drop()
+    wait_until(lambda: all(gone(pid) for pid in pair.pids()))
+
+
+@on_ray
+def test_a_process_of_ray_that_stands_still_is_ended_by_the_driver(cluster: Any, tmp_path: Path) -> None:
+    args = {"model.args": {"kind": "stopped", "rank": 0}, "resources.hang_timeout_s": 4.0}
+    kept = Kept(config_of(make_spec(tmp_path, "0001", args)))
+    trial = SimpleNamespace(
+        status="RUNNING", config={"run_id": "0001"}, temporary_state=SimpleNamespace(ray_actor=kept.actor)
+    )
+    driver = EndStill(4.0)
+    kept.step()
+    second = kept.actor.train.remote()
+    wait_until((tmp_path / "stopped").exists)
+    stopped = time.monotonic()
+    while not ray_wait(second):
+        assert time.monotonic() - stopped < 60
+        driver.on_step_end(0, [trial])
+    assert time.monotonic() - stopped > 2.0
+    with pytest.raises(Exception, match=r"died unexpectedly|actor died"):
+        kept.to_the_end()
+    wait_until(lambda: gone(int((tmp_path / "pid-0").read_text())))
+    kept.close(killed=True)
+
+
+def ray_wait(call: Any) -> bool:
+    """Has it an answer, or an error?"""
+    import ray
+
+    return bool(ray.wait([call], timeout=0.2)[0])
 
 
 RAISED = Failure("RuntimeError", "RuntimeError: out of luck")

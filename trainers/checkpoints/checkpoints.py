@@ -5,7 +5,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,7 +83,7 @@ class Checkpoints:
         self._reader = PartReader(store, blobs)
         self._committer = Committer(
             self._files, blobs, run=prefix.removeprefix(shared), attempt=fence.attempt if fence else 0,
-            facts=facts or RunFacts(), damaged=self._reader.damaged,
+            facts=facts or RunFacts(), verified=self._reader.verified, damaged=self._reader.damaged,
         )  # fmt: skip
         self._collector = Collector(store, shared, self._is_over)
         self._collects = shared == prefix
@@ -104,14 +104,23 @@ class Checkpoints:
         """The step of the newest checkpoint that this object has committed."""
         return self._saver.durable_step
 
-    def save(self, state: Mapping[str, Any], *, step: int, epoch: int, metric: float | None) -> None:
+    def save(
+        self, state: Mapping[str, Any], *, step: int, epoch: int, metric: float | None, steady: Collection[int] = ()
+    ) -> None:  # fmt: skip
         """Copy `state` and return; a background thread uploads and commits it, then prunes.
+
+        `steady`: the addresses (`data_ptr`) of tensors in main memory that the caller does not change before `settle`:
+        they are copied meanwhile.
 
         If the save before is still under way, this one waits for it, and takes the place of an older one that waits.
         A failure in the background is logged at once and raised by `wait`. Raises `CheckpointError` where the state
         holds what a checkpoint cannot, or more than `staging_bytes`; `FencedError` once a newer attempt has begun.
         """
-        self._saver.save(state, step=step, epoch=epoch, metric=metric)
+        self._saver.save(state, step=step, epoch=epoch, metric=metric, steady=steady)
+
+    def settle(self) -> None:
+        """To be called before a tensor that a save was told to be steady changes: returns when it is copied."""
+        self._saver.settle()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Return when every save asked for is durable; False where that takes longer than `timeout_s`.

@@ -56,15 +56,17 @@ class Wish:
 class Committer:
     """Makes wishes durable, one at a time.
 
-    `run` is the run's prefix without that of the blobs; `damaged` the names of blobs that are there but not as they
-    were saved: those are uploaded anew.
+    `run` is the run's prefix without that of the blobs. Of what a manifest of an attempt before this one names, only
+    `verified`, the names of blobs that were read whole, counts as there. `damaged`: those that are there but not as
+    they were saved. All others are uploaded anew.
     """
 
     def __init__(
-        self, files: CheckpointFiles, blobs: Blobs, *, run: str, attempt: int, facts: RunFacts, damaged: set[str]
-    ) -> None:
+        self, files: CheckpointFiles, blobs: Blobs, *, run: str, attempt: int, facts: RunFacts, verified: set[str],
+        damaged: set[str],
+    ) -> None:  # fmt: skip
         self._files, self._blobs, self._run = files, blobs, run
-        self._attempt, self._facts, self._damaged = attempt, facts, damaged
+        self._attempt, self._facts, self._verified, self._damaged = attempt, facts, verified, damaged
         self._asked = False
         self._pendings: list[Pending] = []
 
@@ -110,16 +112,22 @@ class Committer:
     def _names_there(self, digests: Iterable[str], condemned: set[str]) -> dict[str, str]:
         """Digest -> name of what is there to stay: a manifest of this run names it, or, once, the store was asked."""
         unfit = condemned | self._damaged
-        named = {
-            name[:64]: name
-            for _, manifest in self._files.readable(self._files.all_places())
-            for name in manifest.blob_names - unfit
-        }
+        named: dict[str, str] = {}
+        unseen: set[str] = set()
+        for place, manifest in self._files.readable(self._files.all_places()):
+            known = place.attempt == self._attempt
+            for name in manifest.blob_names - unfit:
+                if known or name in self._verified:
+                    named[name[:64]] = name
+                else:
+                    # An attempt before this one may have found it damaged, and gone on from an older checkpoint.
+                    unseen.add(name[:64])
         found = {digest: named[digest] for digest in digests if digest in named}
         if not self._asked:
             # Later saves bring what nobody has, or what this run's own manifests name; asking would be for nothing.
             self._asked = True
-            others = [digest for digest in digests if digest not in found and digest not in unfit]
+            asked = set(digests) - found.keys() - unfit - unseen
+            others = [digest for digest in digests if digest in asked]
             found |= {digest: digest for digest in self._already_there(others)}
         return found
 

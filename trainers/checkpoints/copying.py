@@ -7,7 +7,7 @@ takes four times as long as with one thread. Here threads take piece after piece
 import os
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -46,6 +46,11 @@ def copy_all(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
             helper.result()
 
 
+def copy_later(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> "Future[None]":
+    """`copy_all` in another thread. The sources must stay as they are until the result is there."""
+    return _background().submit(copy_all, pairs)
+
+
 def _bytes(tensor: torch.Tensor) -> "np.ndarray[tuple[int], np.dtype[np.uint8]] | None":
     """The elements as they lie in memory; None where they do not lie side by side, or are few."""
     if tensor.nbytes < SMALL_BYTES or tensor.is_conj() or tensor.is_neg():
@@ -65,6 +70,11 @@ def _drain(pieces: _Pieces) -> None:
         except IndexError:
             return
         goal[:] = source  # without the interpreter's lock
+
+
+@cache
+def _background() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="staging-later")
 
 
 @cache

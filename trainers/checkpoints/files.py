@@ -89,7 +89,7 @@ class CheckpointFiles:
     def read(self, place: Place) -> Manifest:
         """Raises `DamagedManifestError`, or `MissingKeyError` where it was pruned meanwhile."""
         try:
-            manifest = parse_manifest(self._store.get(self._prefix + place.key))
+            manifest = self._parse(place)
             if (manifest.step, manifest.attempt) != (place.step, place.attempt):
                 raise DamagedManifestError(f"it is that of step {manifest.step}, attempt {manifest.attempt}")
         except DamagedManifestError:
@@ -139,6 +139,13 @@ class CheckpointFiles:
             f"{self.uri(f'checkpoints/{manifest.step:010d}/')}: the store refuses to create a manifest here, as if "
             "there were one already. Does another process write this run? End it, and resume."
         )
+
+    def _parse(self, place: Place) -> Manifest:
+        try:
+            return parse_manifest(self._store.get(self._prefix + place.key))
+        except DamagedManifestError:
+            # A network alters bytes too: only what is wrong twice is damaged.
+            return parse_manifest(self._store.get(self._prefix + place.key))
 
     def _remember(self, place: Place, manifest: Manifest) -> None:
         # The numbers of attempts, and those within one, never come again. Where nobody counts attempts, they may.

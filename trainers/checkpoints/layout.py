@@ -39,7 +39,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ALIGNMENT_BYTES = 64
 LARGE_BYTES = 2**20
 """From this size on a tensor has blobs of its own."""
-PACK_BYTES = 2 * 2**20
+PACK_BYTES = 2**20
 """At most so many bytes of smaller tensors share a blob."""
 PIECE_BYTES = 8 * 2**20
 """A tensor of twice this size or more is cut into pieces of 8 to 16 MiB, which travel side by side."""

@@ -15,6 +15,8 @@ from tuneyard.trainers.errors import CheckpointError, MissingKeyError, StoreErro
 from tuneyard.trainers.stores.store import Store
 
 READERS = 8
+_TRIES = 2
+"""A network alters bytes too: only what is wrong twice is damaged."""
 
 
 class DamagedPartError(CheckpointError):
@@ -29,11 +31,12 @@ class _Job:
 
 
 class PartReader:
-    """Reads what manifests name. `damaged` holds the names of the blobs that it found damaged."""
+    """Reads what manifests name. `verified` and `damaged` hold the names of the blobs that it found whole, or not."""
 
     def __init__(self, store: Store, blobs: Blobs) -> None:
         self._store = store
         self._blobs = blobs
+        self.verified: set[str] = set()
         self.damaged: set[str] = set()
 
     def read(self, manifest: Manifest, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -92,6 +95,14 @@ class PartReader:
                 stop.set()  # of a damaged checkpoint the rest is not worth its way
 
     def _read(self, job: _Job) -> None:
+        for _ in range(_TRIES):
+            self._fetch(job)
+            if hashlib.sha256(job.out).hexdigest() == job.blob.sha256:
+                self.verified.add(job.blob.name)
+                return
+        self._refuse(job, "does not have the digest that it was saved with")
+
+    def _fetch(self, job: _Job) -> None:
         key = self._blobs.key(job.blob.name)
         try:
             self._store.read_into(key, 0, job.out)
@@ -101,11 +112,10 @@ class PartReader:
             if self._store.size(key) >= job.blob.size_bytes:
                 raise
             self._refuse(job, "was cut off", error)
-        if hashlib.sha256(job.out).hexdigest() != job.blob.sha256:
-            self._refuse(job, "does not have the digest that it was saved with")
 
     def _refuse(self, job: _Job, problem: str, cause: StoreError | None = None) -> NoReturn:
         self.damaged.add(job.blob.name)
+        self.verified.discard(job.blob.name)
         raise DamagedPartError(f"a blob of part {job.part!r} {problem} ({self._blobs.key(job.blob.name)})") from cause
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import Any
@@ -37,6 +37,7 @@ class Saver:
         self._progress = UploadProgress()
         self._failure: TuneyardError | None = None
         self._over: BaseException | None = None  # nothing is saved after this: a newer attempt, or a mistake of ours
+        self._unsettled: Staging | None = None  # of the training loop's thread alone
         self._told: set[str] = set()
         self.left_out = 0
         self.durable_step: int | None = None
@@ -53,8 +54,10 @@ class Saver:
         """Bytes of the save that is under way, or was last."""
         return self._progress.total_bytes
 
-    def save(self, state: Mapping[str, Any], *, step: int, epoch: int, metric: float | None) -> None:
-        """Copy `state` and return.
+    def save(
+        self, state: Mapping[str, Any], *, step: int, epoch: int, metric: float | None, steady: Collection[int] = ()
+    ) -> None:  # fmt: skip
+        """Copy `state` and return; tensors at the addresses `steady` are perhaps not copied before `settle`.
 
         Raises `CheckpointError` where it cannot be copied or is larger than allowed, `FencedError` once and for all.
         """
@@ -62,7 +65,8 @@ class Saver:
         staging = self._take_staging(packed)
         staged = False
         try:
-            staging.stage(packed)
+            self._unsettled = staging
+            staging.stage(packed, steady)
             staged = True
         finally:
             with self._changed:
@@ -72,6 +76,12 @@ class Saver:
                     self._idle.append(staging)
                 if self._waiting is not None and self._work is None:
                     self._work = self._thread.submit(self._drain)
+
+    def settle(self) -> None:
+        """Return when the state of the last `save` is copied: from now on it may change."""
+        if self._unsettled is not None:
+            self._unsettled.settle()
+            self._unsettled = None
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Return when every save asked for is durable, or has failed; False where that takes longer than `timeout_s`.

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainers.checkpoints.saves import PREFIX, WrappedStore, blob_of, saved, state, steps, value_of
+from tests.trainers.checkpoints.saves import PREFIX, NumberedFence, WrappedStore, blob_of, saved, state, steps, value_of
 from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
 from tuneyard.trainers.errors import CheckpointError, StoreError
 from tuneyard.trainers.stores.store import Store
@@ -88,6 +88,18 @@ def test_a_damaged_blob_is_uploaded_anew(store: Store) -> None:
     assert value_of(checkpoints.load()) == 1.0
     checkpoints.save(state(2.0), step=20, epoch=2, metric=2.0)
     checkpoints.close()
+    assert value_of(Checkpoints(store, PREFIX).load()) == 2.0
+
+
+def test_what_another_attempt_found_damaged_is_uploaded_anew_without_another_look(store: Store) -> None:
+    """The second attempt went on from step 10, since 20 was damaged, and was lost before it could save."""
+    saved(store, 1.0, 2.0, fence=NumberedFence(1)).close()
+    blob = blob_of(store, 20, "model")
+    store.put(blob, flip_a_bit(store.get(blob)))
+    third = Checkpoints(store, PREFIX, fence=NumberedFence(3, {2: 10}))
+    assert value_of(third.load()) == 1.0
+    third.save(state(2.0), step=20, epoch=2, metric=2.0)
+    third.close()
     assert value_of(Checkpoints(store, PREFIX).load()) == 2.0
 
 

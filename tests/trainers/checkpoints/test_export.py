@@ -132,7 +132,8 @@ def test_a_module_with_a_config_inside_one_s_own_gets_its_own_names(tmp_path: Pa
 
 @pytest.mark.parametrize(("name", "size"), [("timm/test_resnet", 48), ("timm/test_vit", 48), ("task.py:build", 32)])
 def test_transformers_builds_and_fills_it_by_itself(tmp_path: Path, name: str, size: int) -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     (tmp_path / "task.py").write_text(VIT_PY)
     what = source(tmp_path, name, size=size)
     model = model_of(what)

@@ -1,9 +1,12 @@
 import logging
+import threading
 
 import pytest
+import torch
 
 from tests.trainers.checkpoints.saves import PREFIX, NumberedFence, SlowStore, blobs, saved, state, steps, value_of
 from tuneyard.trainers.checkpoints import checkpoints as face
+from tuneyard.trainers.checkpoints import copying
 from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
 from tuneyard.trainers.errors import CheckpointError, FencedError, StoreError
 from tuneyard.trainers.stores.store import Store
@@ -156,3 +159,22 @@ def test_an_attempt_that_was_replaced_saves_nothing_more(store: Store, caplog: p
         with pytest.raises(FencedError):
             checkpoints.save(state(3.0), step=30, epoch=3, metric=None)
     assert steps(Checkpoints(store, PREFIX)) == [10]
+
+
+def test_what_is_steady_is_copied_by_the_time_it_may_change(store: Store) -> None:
+    may_copy = threading.Event()
+    checkpoints = Checkpoints(store, PREFIX)
+    weights, counter = torch.zeros(2**20), torch.zeros(4)
+    copying._background().submit(may_copy.wait, 60)  # whatever is to be copied later comes after this
+    tree = {"model": {"weights": weights, "counter": counter}}
+    checkpoints.save(tree, step=1, epoch=1, metric=None, steady={weights.data_ptr()})
+    counter.fill_(1.0)  # not steady: it was copied before `save` returned
+    threading.Timer(0.05, may_copy.set).start()
+    checkpoints.settle()
+    assert may_copy.is_set()
+    weights.fill_(1.0)
+    checkpoints.close()
+    loaded = checkpoints.load()
+    assert loaded is not None
+    assert not loaded[1]["model"]["weights"].any()
+    assert not loaded[1]["model"]["counter"].any()

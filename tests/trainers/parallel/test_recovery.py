@@ -14,7 +14,10 @@ from tuneyard.trainers.parallel.supervisor import Loss, Recovery, Supervisor
 from tuneyard.trainers.signals import LateError
 from tuneyard.trainers.spec import TrialSpec
 
-pytestmark = pytest.mark.timeout(600)  # of which most is the start of processes, on a crowded machine
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]  # of which most is the start of processes, on a crowded machine
 CHANGES = {
     "model.args": {"dropout": 0.3, "wait_s": 0.05}, "train.epochs": 4, "resources.gpus_per_worker": 0,
     "resources.spare_workers": 0,
