@@ -261,8 +261,8 @@ class _Handler(BaseHTTPRequestHandler):
                     return self._reset()
                 if kind == "alter-download":
                     piece = _altered(piece, length // 2 - request.received)
+            request.received += len(piece)  # first: the client may be done, and look, before `write` returns
             self.wfile.write(piece)
-            request.received += len(piece)
         answer.read()
         return None
 
