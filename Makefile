@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"
 
-# The faults that take long to show: kills at every stage, partitions, hung workers.
+# What takes long to show: kills at every stage, partitions, hung workers, other numbers of workers.
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 

@@ -17,7 +17,7 @@ from tuneyard.trainers.run import train
 from tuneyard.trainers.session import Session
 from tuneyard.trainers.spec import TrialSpec
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 EPOCHS = 3  # of ten steps each
 
 WAYS: dict[str, list[tuple[int, str, int | None]]] = {
