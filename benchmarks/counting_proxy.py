@@ -46,7 +46,7 @@ class CountingProxy:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits there
         for thread in self._threads:
-            thread.join()
+            thread.join(1.0)  # one that does not wake up ends with the process
         for one in (self._door, *self._ends):
             one.close()
 
