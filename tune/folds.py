@@ -21,23 +21,6 @@ LEAST_FOLDS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class FoldSummary:
-    """What the folds of one trial came to.
-
-    Attributes:
-        mean: of the folds' values; NaN where a value is.
-        std: sample standard deviation (n - 1) over folds; NaN for one fold.
-        sem: std / sqrt(n). The folds share training samples, so it is somewhat too small (Bengio and Grandvalet 2004).
-        values: fold -> value, by fold.
-    """
-
-    mean: float
-    std: float
-    sem: float
-    values: dict[int, float]
-
-
-@dataclass(frozen=True, slots=True)
 class OutOfFold:
     """The predictions of all folds together, each sample's by the one model that was not trained on it.
 
@@ -52,22 +35,6 @@ class OutOfFold:
     accuracy: float
     covered: int
     pool: int
-
-
-def fold_summary(values: Mapping[int, float]) -> FoldSummary:
-    """Mean and spread over folds (fold -> value); raises ValueError without any."""
-    if not values:
-        raise ValueError("there are no folds to summarize")
-    ordered = {fold: values[fold] for fold in sorted(values)}
-    numbers = list(ordered.values())
-    finite = all(map(math.isfinite, numbers))
-    std = statistics.stdev(numbers) if len(numbers) > 1 and finite else math.nan
-    return FoldSummary(
-        mean=statistics.fmean(numbers) if finite else math.nan,
-        std=std,
-        sem=std / math.sqrt(len(numbers)),
-        values=ordered,
-    )
 
 
 def cannot_win(

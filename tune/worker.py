@@ -197,10 +197,5 @@ def _failure(error: BaseException) -> Failure:
         understood=known,
         interrupted=isinstance(error, InterruptedRunError),
         out_of_memory=ran_out_of_memory(error),
-        link=_is_broken_link(error),
+        link=process_group.is_broken_link(error),
     )
-
-
-def _is_broken_link(error: BaseException) -> bool:
-    """Did another worker not do its part? gloo says so with a plain RuntimeError that names its own source."""
-    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

@@ -12,7 +12,7 @@ from tuneyard.trainers.errors import DataError, MissingKeyError
 from tuneyard.trainers.predictions import Predictions, write_predictions
 from tuneyard.trainers.record import read_run, write_record
 from tuneyard.trainers.stores.store import Store
-from tuneyard.tune.folds import cannot_win, collect_out_of_fold, fold_summary
+from tuneyard.tune.folds import cannot_win, collect_out_of_fold
 
 BEST = {0: 0.90, 1: 0.92, 2: 0.91, 3: 0.93, 4: 0.90}
 
@@ -20,18 +20,6 @@ BEST = {0: 0.90, 1: 0.92, 2: 0.91, 3: 0.93, 4: 0.90}
 def worse(folds: int, by: float = 0.01) -> dict[int, float]:
     """The best trial's first folds, each worse by a little more than the one before."""
     return {fold: BEST[fold] - by * (fold + 1) for fold in range(folds)}
-
-
-def test_the_spread_over_folds_is_the_sample_standard_deviation() -> None:
-    summary = fold_summary({2: 3.0, 0: 1.0, 1: 2.0})
-    assert (summary.mean, summary.std) == (2.0, 1.0)
-    assert summary.sem == pytest.approx(1 / math.sqrt(3))
-    assert list(summary.values) == [0, 1, 2]
-
-
-def test_one_fold_has_no_spread_and_a_nan_is_not_hidden() -> None:
-    assert math.isnan(fold_summary({0: 1.0}).std)
-    assert math.isnan(fold_summary({0: 1.0, 1: math.nan}).mean)
 
 
 @pytest.mark.parametrize(("folds", "dropped"), [(1, False), (2, False), (3, True), (5, True)])

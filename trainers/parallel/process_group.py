@@ -84,6 +84,13 @@ def joined() -> bool:
     return bool(dist.is_initialized())
 
 
+def is_broken_link(error: BaseException) -> bool:
+    """Did another worker not do its part? gloo says so with a plain RuntimeError that names its own source."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 def backend_here(local_world_size: int, *, cpu: bool) -> Backend:
     """How the `local_world_size` workers of this machine can talk: by nccl, where each has a GPU of its own."""
     import torch

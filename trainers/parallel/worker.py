@@ -11,8 +11,6 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 from tuneyard.trainers.parallel import process_group
 from tuneyard.trainers.parallel.board import Beating, Board
@@ -61,7 +59,7 @@ class Serving:
             return Answer(how="told", kind=type(error).__name__, text=str(error))
         except Exception as error:  # noqa: BLE001 - told to the supervisor, with its traceback
             text = "".join(traceback.format_exception(error))
-            return Answer(how="failed", kind=type(error).__name__, text=text, link=is_broken_link(error))
+            return Answer(how="failed", kind=type(error).__name__, text=text, link=process_group.is_broken_link(error))
         finally:
             # The next attempt has a group of its own. This one's may be in any state.
             with suppress(RuntimeError):
@@ -103,11 +101,6 @@ class Serving:
         if self._session is None:
             self._session = Session(threads=order.threads, cpu=_on_cpu(order.spec))
         return self._session
-
-
-def is_broken_link(error: BaseException) -> bool:
-    """Did another worker not do its part? gloo says so with a plain RuntimeError that names its own source."""
-    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _watcher(spec: TrialSpec) -> Shown | Silent:

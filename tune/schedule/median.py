@@ -1,17 +1,16 @@
 """Median stopping (Golovin et al., "Google Vizier", KDD 2017, section 3.2.2): no pauses, no rungs."""
 
-import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
 from tuneyard.trainers.experiment import TuneConfig
-from tuneyard.tune.schedule.scheduler import NextLeg
+from tuneyard.tune.schedule.to_the_end import ToTheEnd
 
 FEWEST_OTHERS = 3
 
 
-class MedianStopping:
+class MedianStopping(ToTheEnd):
     """Ends a run whose best value so far is worse than the median of the others' running averages at the same epoch.
 
     From `grace_epochs` on, and where at least `FEWEST_OTHERS` others came to that epoch. Runs that were ended count
@@ -19,24 +18,19 @@ class MedianStopping:
     """
 
     def __init__(self, config: TuneConfig) -> None:
+        super().__init__()
         self._grace = config.grace_epochs
         self._sign = 1.0 if config.mode == "max" else -1.0
         self._values: dict[str, list[float]] = {}
         self._averages: dict[int, dict[str, float]] = {}
-        self._waiting: dict[str, int] = {}
 
     def began(self, run_id: str, overrides: Mapping[str, Any]) -> None:
         """Nothing depends on the values."""
         self._values.setdefault(run_id, [])
 
-    def leg_end(self, run_id: str, epoch: int) -> int | None:
-        """No pauses."""
-        return None
-
     def goes_on(self, run_id: str, epoch: int, value: float) -> bool:
         """Compare with the others at this epoch."""
-        self._waiting.pop(run_id, None)
-        if not math.isfinite(value):
+        if not super().goes_on(run_id, epoch, value):
             return False
         values = self._values.setdefault(run_id, [])
         values.append(self._sign * value)
@@ -46,18 +40,3 @@ class MedianStopping:
         if epoch < self._grace or len(others) < FEWEST_OTHERS:
             return True
         return max(values) >= statistics.median(others)
-
-    def paused(self, run_id: str, epoch: int) -> None:
-        """The sweep had another scheduler when it paused this run: now it goes on."""
-        self._waiting[run_id] = epoch
-
-    def next_leg(self, *, exhausted: bool) -> NextLeg | None:
-        """Whoever was paused first."""
-        for run_id in self._waiting:
-            del self._waiting[run_id]
-            return NextLeg(run_id)
-        return None
-
-    def gone(self, run_id: str) -> None:
-        """It does not wait any more; its averages stay."""
-        self._waiting.pop(run_id, None)
