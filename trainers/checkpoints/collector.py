@@ -3,25 +3,21 @@
 import logging
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 from tuneyard.trainers.checkpoints.blobs import Blobs, Pending
+from tuneyard.trainers.checkpoints.committing import in_parallel
 from tuneyard.trainers.errors import CheckpointError, MissingKeyError, StoreError
 from tuneyard.trainers.stores.store import Store
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 60.0
-_THREADS = 8
 
 _MANIFEST = re.compile(r"(?:.*/)?checkpoints/\d{10}/manifest-(\d{4,})(?:-\d{4,})?\.json")
 _NAME = re.compile(rb"[0-9a-f]{64}(?:-[0-9a-f]{8})?")
-
-_Result = TypeVar("_Result")
 
 Over = Callable[[Pending], bool]
 """Is this announced save over: can nothing that counts come of it any more?"""
@@ -62,7 +58,7 @@ class Collector:
             condemned = self._blobs.condemn(garbage)
             doomed = self._unneeded(garbage, force=force)
             size = self._size(doomed) if measure else 0
-            self._in_parallel(self._blobs.delete, doomed)
+            in_parallel(self._blobs.delete, list(doomed))
             self._blobs.drop_list(condemned)
         self._drop_lists(force=force)
         return Collected(len(doomed), size)
@@ -89,7 +85,7 @@ class Collector:
 
     def _named_now(self) -> set[str]:
         keys = [key for key in self._store.keys(self._blobs.prefix) if self._attempt(key) is not None]
-        found = dict(zip(keys, self._in_parallel(self._names_in, keys), strict=True))
+        found = dict(zip(keys, in_parallel(self._names_in, keys), strict=True))
         # Without a fence a key may come again with another content: nothing is remembered of it.
         self._named = {key: names for key, names in found.items() if self._attempt(key)}
         return set().union(*found.values())
@@ -114,7 +110,7 @@ class Collector:
             except MissingKeyError:
                 return 0
 
-        return sum(self._in_parallel(size, names))
+        return sum(in_parallel(size, list(names)))
 
     def _drop_lists(self, *, force: bool) -> None:
         for pending in self._blobs.pendings():
@@ -122,12 +118,6 @@ class Collector:
                 self._blobs.drop_list(pending.key)
         for key in self._blobs.condemned_lists() if force else ():
             self._blobs.drop_list(key)
-
-    def _in_parallel(self, work: Callable[[str], _Result], items: Collection[str]) -> list[_Result]:
-        if len(items) <= 1:
-            return [work(item) for item in items]
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="collect") as pool:
-            return list(pool.map(work, items))
 
 
 @contextmanager
