@@ -8,7 +8,11 @@ from typing import Annotated
 
 import typer
 
+from tuneyard.cluster.errors import ClusterError
 from tuneyard.launch.checkpoints_app import app as checkpoints_app
+from tuneyard.launch.cluster_app import app as cluster_app
+from tuneyard.launch.doctor_app import app as doctor_app
+from tuneyard.launch.jobs_app import app as jobs_app
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 
 app = typer.Typer(
@@ -21,6 +25,9 @@ app = typer.Typer(
 )
 
 app.add_typer(checkpoints_app)
+# Without a name of their own: their commands stand beside the others.
+for _commands in (cluster_app, jobs_app, doctor_app):
+    app.add_typer(_commands)
 
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXP", help="The experiment file (YAML).")]
 Overrides = Annotated[
@@ -177,6 +184,6 @@ def run() -> None:
     except InterruptedRunError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the command line speaks
         sys.exit(128 + signal.SIGINT)
-    except TuneyardError as error:
+    except (TuneyardError, ClusterError) as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - the command line speaks
         sys.exit(2)

@@ -1,0 +1,5 @@
+"""The command that checks machines: doctor."""
+
+import typer
+
+app = typer.Typer()
