@@ -139,6 +139,9 @@ class Counting:
         """A fault of the benchmark."""
         sys.exit(f"{run_id} failed: {error}")
 
+    def trial_moved(self, run_id: str, why: str) -> None:
+        """Nothing: no machine is taken away here."""
+
     def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
         """Nothing, if all is well."""
         if status == "failed":

@@ -1,10 +1,10 @@
 """How much of the machine a sweep turns into training steps: ours, a loop over Optuna, and Ray Tune's function API.
 
 Efficiency = seconds of compute that the trials' training steps need alone / (cores * wall-clock seconds). What a step
-needs alone is measured first, for every width of the net, by the same loop on one core with nothing beside it. The wall
-clock counts everything: imports, Ray's start and end, data, validation, checkpoints, records, and cores that stand idle
-at the end. All sides search the same space on the same images with one core a trial, two at a time (the Optuna loop:
-one trial at a time with two threads), until as many trials have been tried.
+needs alone is measured before and after, for every width of the net, by the same loop on one core with nothing beside
+it. The wall clock counts everything: imports, Ray's start and end, data, validation, checkpoints, records, and cores
+that stand idle at the end. All sides search the same space on the same images with one core a trial, two at a time (the
+Optuna loop: one trial at a time with two threads), until as many trials have been tried.
 """
 
 import argparse
@@ -35,11 +35,12 @@ def call(*words: str) -> dict[str, Any]:
 
 
 def efficiency(side: str, trials: int) -> float:
-    """One sweep of this side, after the measurement of its steps alone."""
+    """One sweep of this side, between two measurements of its steps alone: a shared machine's pace drifts."""
     loop = "ours" if side == OURS else "plain"
-    alone = call("alone", "--loop", loop)["seconds_per_step"]
+    before = call("alone", "--loop", loop)["seconds_per_step"]
     swept = call(NAMES[side], "--trials", str(trials))
-    compute = sum(alone[width] * steps for width, steps in swept["steps"].items())
+    after = call("alone", "--loop", loop)["seconds_per_step"]
+    compute = sum((before[width] + after[width]) / 2 * steps for width, steps in swept["steps"].items())
     share = compute / (CORES * swept["wall_s"])
     print(
         f"{side}: {sum(swept['steps'].values())} steps, {compute:.0f} s of compute in {swept['wall_s']:.0f} s "

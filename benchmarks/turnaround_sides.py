@@ -215,6 +215,9 @@ class _Quiet:
     def trial_retried(self, run_id: str, error: str) -> None:
         """Nothing."""
 
+    def trial_moved(self, run_id: str, why: str) -> None:
+        """Nothing."""
+
     def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
         """Nothing."""
 

@@ -44,15 +44,17 @@ class SeaweedError(RuntimeError):
 
 
 class SeaweedServer:
-    """An S3 server on the loopback address, while the `with` block lasts; its data lie in `folder` and stay there.
+    """An S3 server on this machine, while the `with` block lasts; its data lie in `folder` and stay there.
 
     It runs in sessions of its own: Ctrl-C in the terminal does not reach it, so that a run that was interrupted can
     still save. `endpoint_url`, `access_key` and `secret_key` (new ones for each start) are set inside the block.
     `memory_mib`: what it tries to stay within; with little, it spends more of the processor on collecting garbage.
+    `host`: the address of this machine that it listens on; only S3 asks for a signature, so none that strangers reach.
     """
 
-    def __init__(self, folder: Path, *, memory_mib: int = 256) -> None:
+    def __init__(self, folder: Path, *, memory_mib: int = 256, host: str = _HOST) -> None:
         self._folder = folder.absolute()
+        self._host = host
         self._memory_mib = memory_mib
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ports: dict[str, int] = {}
@@ -67,7 +69,7 @@ class SeaweedServer:
         self._write_credentials()
         try:
             for attempt in range(_PORT_ATTEMPTS):
-                self._ports = _free_ports()
+                self._ports = _free_ports(self._host)
                 if self._start(binary):
                     break
                 # Another process may have taken a port between our look and the server's bind.
@@ -77,7 +79,7 @@ class SeaweedServer:
         except BaseException:  # also Ctrl-C: __exit__ is not called for a block that was never entered
             self._stop()
             raise
-        self.endpoint_url = f"http://{_HOST}:{self._ports['s3']}"
+        self.endpoint_url = f"http://{self._host}:{self._ports['s3']}"
         return self
 
     def __exit__(
@@ -92,7 +94,7 @@ class SeaweedServer:
                 f"seaweedfs: bucket {name!r} cannot be. Allowed: 3 to 63 lower-case letters, digits, '.' and '-'."
             )
         # To SeaweedFS a bucket is a folder of its file server, which needs no signed request.
-        with contextlib.closing(http.client.HTTPConnection(_HOST, self._ports["filer"], timeout=10)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(self._host, self._ports["filer"], timeout=10)) as connection:
             connection.request("POST", f"/buckets/{name}/")
             answer = connection.getresponse()
             text = answer.read().decode(errors="replace")
@@ -116,7 +118,7 @@ class SeaweedServer:
         if not self._ask_master("/dir/status").get("Topology", {}).get("DataCenters"):
             return False
         try:
-            urllib.request.urlopen(f"http://{_HOST}:{self._ports['s3']}/", timeout=2).close()
+            urllib.request.urlopen(f"http://{self._host}:{self._ports['s3']}/", timeout=2).close()
         except urllib.error.HTTPError as error:
             error.close()
             return error.code == 403  # up, and asks for a signature
@@ -126,7 +128,7 @@ class SeaweedServer:
 
     def _ask_master(self, path: str) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(f"http://{_HOST}:{self._ports['master']}{path}", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{self._host}:{self._ports['master']}{path}", timeout=2) as answer:
                 found = json.load(answer)
         except (OSError, ValueError, http.client.HTTPException):
             return {}
@@ -165,7 +167,7 @@ class SeaweedServer:
         folder = self._folder / "master"
         folder.mkdir(exist_ok=True)
         return [
-            "master", f"-mdir={folder}", f"-ip={_HOST}", f"-ip.bind={_HOST}",
+            "master", f"-mdir={folder}", f"-ip={self._host}", f"-ip.bind={self._host}",
             f"-port={port['master']}", f"-port.grpc={port['master.grpc']}",
             "-volumeSizeLimitMB=1024", "-telemetry=false",
         ]  # fmt: skip
@@ -175,8 +177,8 @@ class SeaweedServer:
         folder = self._folder / "data"
         folder.mkdir(exist_ok=True)
         return [
-            "server", f"-dir={folder}", f"-ip={_HOST}", f"-ip.bind={_HOST}",
-            "-master=false", f"-master.peers={_HOST}:{port['master']}.{port['master.grpc']}",
+            "server", f"-dir={folder}", f"-ip={self._host}", f"-ip.bind={self._host}",
+            "-master=false", f"-master.peers={self._host}:{port['master']}.{port['master.grpc']}",
             f"-volume.port={port['volume']}", f"-volume.port.grpc={port['volume.grpc']}", "-volume.max=0",
             "-filer", f"-filer.port={port['filer']}", f"-filer.port.grpc={port['filer.grpc']}",
             "-s3", f"-s3.port={port['s3']}", f"-s3.port.grpc={port['s3.grpc']}",
@@ -222,10 +224,10 @@ def _find_binary() -> Path:
     return Path(str(found[0].locate())).resolve()
 
 
-def _free_ports() -> dict[str, int]:
+def _free_ports(host: str) -> dict[str, int]:
     """A free port for each of `_PORTS`; all are held until all are found, so that they differ."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in _PORTS]
         for one in sockets:
-            one.bind((_HOST, 0))
+            one.bind((host, 0))
         return {name: one.getsockname()[1] for name, one in zip(_PORTS, sockets, strict=True)}

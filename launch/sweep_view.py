@@ -79,6 +79,12 @@ class SweepView:
         cause = error.splitlines()[0] if error else "it failed"
         self._show(f"trial {run_id} failed after epoch {shown.epoch} and is tried again: {cause}", lasting=True)
 
+    def trial_moved(self, run_id: str, why: str) -> None:
+        """A run's machine is being taken away."""
+        shown = self._rows[run_id]
+        shown.status = "waiting"
+        self._show(f"trial {run_id} goes on elsewhere, after epoch {shown.epoch}: {why.splitlines()[0]}", lasting=True)
+
     def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
         """A run ended, one way or another, or was paused."""
         shown = self._rows[run_id]

@@ -19,10 +19,12 @@ from tuneyard.trainers.record import SweepRecord
 from tuneyard.trainers.signals import StopSignals
 from tuneyard.tune.history import read_earlier
 from tuneyard.tune.reports.comparison import compare
-from tuneyard.tune.reports.report import write_report
+from tuneyard.tune.reports.report import report_html, write_report
 from tuneyard.tune.sweep import SweepRequest, new_sweep_id, run_sweep
 
 CONNECT_S = 10.0
+REPORT = "report.html"
+"""Its key below the sweep's, where the sweep ran on a cluster."""
 
 
 def tune_command(
@@ -55,9 +57,15 @@ def tune_command(
     console.print()
     render(comparison, console, None)
     _summarize(record, target, experiment, console)
-    page = report or Path(base.tracking_dir).parent / f"{experiment.name}-{chosen}.html"
-    write_report(comparison, page)
-    console.print(f"report: {page.absolute()}", soft_wrap=True)
+    if report is None and address is not None:
+        # On a node of a cluster a file is nobody's: a job's folder is removed after it, and the node itself some day.
+        store.put(f"{request.prefix}{REPORT}", report_html(comparison).encode())
+        place = f"{target}{REPORT}"
+    else:
+        page = report or Path(base.tracking_dir).parent / f"{experiment.name}-{chosen}.html"
+        write_report(comparison, page)
+        place = str(page.absolute())
+    console.print(f"report: {place}", soft_wrap=True)
     if record.status == "interrupted":
         given = shlex.join([str(path), *overrides])
         raise InterruptedRunError(f"The sweep was stopped. Go on with: tuneyard tune {given} --sweep {chosen} --resume")

@@ -1,6 +1,7 @@
 """The rooms and who may import whom (the design, section 3), read from the source and not from a run."""
 
 import ast
+import subprocess
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -97,7 +98,9 @@ def test_the_packages_are_the_folders_on_the_disk() -> None:
     rooms = {path.parent.name for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"}
     assert rooms == set(ROOMS)
     folders = {place(path.parent) for path in SOURCES}
-    assert settings["package-dir"] == {f"tuneyard.{folder.replace('/', '.')}": folder for folder in folders}
+    assert settings["package-dir"] == {
+        f"tuneyard.{folder.replace('/', '.')}": folder for folder in [*folders, "terraform"]
+    }
     assert set(settings["packages"]) == set(settings["package-dir"])
 
 
@@ -126,3 +129,22 @@ def test_what_lies_beside_the_code_is_packaged(room: str) -> None:
 def test_no_file_is_called_utils() -> None:
     names = {path.stem for path in SOURCES} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
     assert names & {"utils", "helpers", "misc", "common"} == set()
+
+
+def test_the_terraform_modules_are_packaged_without_their_tests() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packaged = {
+        path
+        for pattern in settings["package-data"]["tuneyard.terraform"]
+        for path in (ROOT / "terraform").glob(pattern)
+    }
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "terraform"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    needed = {ROOT / name for name in tracked.split() if "/tests/" not in name and not Path(name).name.startswith(".")}
+    assert {path for path in packaged if path.is_file()} >= needed
+    assert [path for path in packaged if "tests" in path.parts[len(ROOT.parts) :]] == []

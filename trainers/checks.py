@@ -12,7 +12,7 @@ from tuneyard.trainers.sweep_checks import condition_problems, search_problems
 
 MAY_CHANGE_ON_RESUME = (
     "tune", "checkpoint", "tracking", "resources", "train.epochs", "model.pretrained", "data.cache_dir",
-    "data.cache_gb", "data.download", "train.strategy", "train.deepspeed", "train.accumulate",
+    "data.cache_gb", "data.download", "data.s3", "train.strategy", "train.deepspeed", "train.accumulate",
     "train.on_out_of_memory",
 )  # fmt: skip
 LEAST_FAVOURABLE: dict[str, Callable[[list[Any]], Any]] = {

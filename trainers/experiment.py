@@ -87,10 +87,26 @@ class Normalization(Section):
         return self
 
 
+class S3Config(Section):
+    """How the bucket of `data.source` is reached. A key that is left out is `checkpoint`'s; null: as AWS's tools."""
+
+    endpoint_url: str | None = Field(None, description="S3 endpoint other than AWS's, such as http://127.0.0.1:8333.")
+    region: str | None = Field(None, description="S3 region, where the AWS profile or environment does not say it.")
+    profile: str | None = Field(None, description="AWS profile whose credentials are used; else what AWS's tools use.")
+    ca_bundle: str | None = Field(None, description="PEM file with the authority of the server's certificate.")
+    deadline_s: float = Field(
+        300.0, gt=0.0, description="A request to S3 that fails is tried again for this long, in all."
+    )
+    anonymous: bool = Field(False, description="Read without credentials, which a public bucket allows.")
+
+
 class DataConfig(Section):
     """Where the images come from and what is done to them."""
 
-    source: str = Field(description="digits, fashion-mnist, folder:PATH, csv:PATH, npz:PATH, or task.py:my_dataset.")
+    source: str = Field(
+        description="digits, fashion-mnist, folder:PATH, csv:PATH, npz:PATH, s3://BUCKET/PATH, or task.py:my_dataset."
+    )
+    s3: S3Config | None = Field(None, description="How the bucket is reached, where the source lies in S3.")
     image_size: int = Field(28, ge=4, le=4096, description="Height and width, in pixels, that images are resized to.")
     channels: Literal["auto"] | int = Field("auto", description="1 (grey), 3 (RGB), or auto: what the source has.")
     classes: list[str] | None = Field(
@@ -103,11 +119,29 @@ class DataConfig(Section):
     )
     normalize: Literal["auto"] | Normalization = Field("auto", description="auto: measured on the training images.")
     on_error: Literal["fail", "skip"] = Field("fail", description="A damaged image: stop, or skip and count it.")
-    cache_dir: str | None = Field(None, description="Folder of decoded images; ~/.cache/tuneyard if unset.")
+    cache_dir: str | None = Field(
+        None, description="Folder of decoded images and of what is brought from S3; ~/.cache/tuneyard if unset."
+    )
     cache_gb: float | None = Field(
         None, gt=0.0, description="Disk that decoded images may take; the longest unused go first. No limit if unset."
     )
-    download: bool = Field(True, description="May a built-in data set be downloaded when it is not on the disk?")
+    download: bool = Field(
+        True, description="May data be downloaded? If not, a source in S3 is used as it was brought before."
+    )
+
+    @property
+    def s3_options(self) -> S3Options:
+        """How the bucket is reached, where the source lies in S3."""
+        given = self.s3 or S3Config()
+        return S3Options(
+            endpoint_url=given.endpoint_url,
+            region=given.region,
+            profile=given.profile,
+            ca_bundle=None if given.ca_bundle is None else str(Path(given.ca_bundle).expanduser()),
+            deadline_s=given.deadline_s,
+            anonymous=given.anonymous,
+            section="data.s3",
+        )
 
 
 class ModelConfig(Section):
@@ -198,8 +232,8 @@ class CheckpointConfig(Section):
     staging_gb: float | None = Field(
         None,
         gt=0.0,
-        description="Main memory (in 1e9 bytes) for copies of the state that are being uploaded: one, or two where"
-        " saves come faster than the store takes them.",
+        description="Main memory (in 1e9 bytes) for copies of the state that are being uploaded: one; up to three"
+        " where saves come faster than the store takes them.",
     )
 
     @property

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Domain, Experiment
+from tuneyard.trainers.experiment import CheckpointConfig, Domain, Experiment, S3Config
 from tuneyard.trainers.mistakes import describe
 
 Tree = dict[str, Any]
@@ -46,6 +46,7 @@ def validate(tree: Tree, where: str) -> Experiment:
     tree = {key: value for key, value in tree.items() if value is not None}
     _flatten_space(tree)
     _mean_off(tree)
+    _reach_data_alike(tree)
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
@@ -128,6 +129,17 @@ def _mean_off(tree: Tree) -> None:
     comet = tracking.get("comet") if isinstance(tracking, dict) else None
     if isinstance(comet, dict) and comet.get("mode") is False:
         comet["mode"] = "off"
+
+
+def _reach_data_alike(tree: Tree) -> None:
+    """Data in S3 are reached as the checkpoints are, but for what `data.s3` says: mostly both lie in one place."""
+    data, checkpoint = tree.get("data"), tree.get("checkpoint")
+    if not (isinstance(data, dict) and isinstance(checkpoint, dict) and "s3://" in str(data.get("source"))):
+        return
+    given = data.get("s3") or {}
+    if isinstance(given, dict):
+        both = CheckpointConfig.model_fields.keys() & S3Config.model_fields.keys()
+        data["s3"] = {key: checkpoint[key] for key in sorted(both) if key in checkpoint} | given
 
 
 def _domains(space: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from tuneyard.trainers.spec import Provenance
 
+PACKED = ".tuneyard-provenance.json"
+"""In a project that was sent somewhere without its repository: what the repository said."""
 _PACKAGES = ("tuneyard", "torch", "torchvision", "accelerate", "ray", "albumentations", "timm", "numpy", "comet-ml")
 _DIFF_BYTES = 2**20
 _GIT_TIMEOUT_S = 10.0  # a repository on a slow network disk must not hold up training for longer
@@ -18,9 +20,14 @@ _GIT_TIMEOUT_S = 10.0  # a repository on a slow network disk must not hold up tr
 def capture_provenance(project_dir: Path) -> Provenance:
     """The commit of the repository around `project_dir` and what differs from it; empty where there is none.
 
+    Of a project that was sent to a cluster, what was found before it was sent.
+
     The diff is `git diff HEAD`, cut at 1 MB, and the names of untracked files that git does not ignore: their content
     may be data. Without git, or where it takes more than ten seconds, the answer is empty too.
     """
+    packed = project_dir / PACKED
+    if packed.is_file():
+        return Provenance.model_validate_json(packed.read_text())
     head = _git(project_dir, "rev-parse", "HEAD")
     if head is None:
         return Provenance()

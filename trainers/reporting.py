@@ -25,7 +25,7 @@ class Reporter:
 
         `fence`: once it finds a newer attempt, nothing is written any more, and FencedError raised.
         """
-        self._tracker = session.tracker
+        self._tracker, self._fence = session.tracker, fence
         self._images = spec.experiment.tracking.comet.images
         self.rows = rows
         self._spent_before_s = 0.0
@@ -121,7 +121,7 @@ class Reporter:
         fault = self._close_predictions()
         if fault is not None and status != "failed":
             status, error = "failed", f"{type(fault).__name__}: {fault}"
-        self._tracker.finish(status)
+        self._tracker.finish(None if self._replaced() else status)
         self.record = self.record.model_copy(
             update={
                 "status": status, "error": error, "test": test, "memory": memory, "ended": now(),
@@ -132,6 +132,17 @@ class Reporter:
         self._writer.close()
         if fault is not None:
             raise fault
+
+    def _replaced(self) -> bool:
+        """Has a newer attempt begun? The tracked experiment is its as well, and the last word on it too."""
+        try:
+            if self._fence is not None:
+                self._fence.check()
+        except FencedError:
+            return True
+        except StoreError:
+            return False  # nobody can say; the record's writer tries again
+        return False
 
     def _close_predictions(self) -> StoreError | FencedError | None:
         try:

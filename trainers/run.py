@@ -1,7 +1,8 @@
 """One run from spec to record: builds the parts, drives the loop, saves, resumes, and evaluates on the test set."""
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
 from tuneyard.trainers.checkpoints.fencing import Onlooker, claim_run
 from tuneyard.trainers.checkpoints.manifest import RunFacts
 from tuneyard.trainers.engine import Engine
-from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
+from tuneyard.trainers.errors import DataError, InterruptedRunError, TuneyardError
 from tuneyard.trainers.loop import EpochResult, Watcher
 from tuneyard.trainers.memory import memory_peak, ran_out_of_memory, reset_peak
 from tuneyard.trainers.memory_limit import MemoryLimit
@@ -20,6 +21,8 @@ from tuneyard.trainers.resuming import go_on
 from tuneyard.trainers.session import LoadedData, Session
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.tasks import Task
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -37,6 +40,7 @@ class Run:
         watcher = watcher if limit_gb is None else MemoryLimit(watcher, limit_gb)
         self.data: LoadedData = session.data(self.experiment.data, Path(spec.project_dir))
         self.engine = Engine(self.experiment.train, cpu=session.cpu, project_dir=Path(spec.project_dir))
+        check_same_data(self.engine.gather(self.data.fingerprint))
         self.trainer = build_trainer(spec, session, self.data, self.engine, watcher, should_stop)
         self.metric = run_metric(spec, self.trainer.task)
         self.store = session.store(spec)
@@ -211,7 +215,22 @@ class Run:
             return None
         best = self.checkpoints.best()
         step = self.engine.broadcast(best.step if best else None)
+        if self._reporter and best and self.record.best and best.step != self.record.best.step:
+            log.warning(
+                "The checkpoint of the best epoch, %d, was not saved: the test set is evaluated with that of epoch %d.",
+                self.record.best.epoch, best.epoch,
+            )  # fmt: skip
         return None if step is None else test_metrics(self.trainer, self.data, self.checkpoints, step)
+
+
+def check_same_data(fingerprints: Sequence[str]) -> None:
+    """Raise DataError where the workers, by rank, do not see the same data: each would train on another training set."""
+    different = [rank for rank, found in enumerate(fingerprints) if found != fingerprints[0]]
+    if different:
+        raise DataError(
+            f"Worker {different[0]} sees other data than worker 0. A folder or file must be the same on every machine;"
+            " data in S3 may have changed while machines brought them: start again."
+        )
 
 
 def run_metric(spec: TrialSpec, task: Task) -> Metric:

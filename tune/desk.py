@@ -14,7 +14,8 @@ from tuneyard.tune.schedule.scheduler import NextLeg, Scheduler
 from tuneyard.tune.search.searcher import Searcher, Tried
 from tuneyard.tune.trials import Trial, TrialRun, make_run, make_trial
 
-How = Literal["finished", "paused", "stopped", "interrupted", "refused", "out_of_memory", "lost", "preempted"]
+How = Literal["finished", "paused", "stopped", "interrupted", "refused", "out_of_memory", "lost", "preempted", "left"]
+"""How a leg ended. preempted: its machine was taken away. left: it had saved by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,9 @@ class Desk:
         run = self._runs[run_id]
         self._running.pop(run_id, None)
         self.budget.leg_ended(run_id)
+        if how not in ("lost", "preempted", "out_of_memory"):
+            # Until then it is not sure that it has a checkpoint of its own since it became a clone.
+            run.clone_of, run.new_values = None, False
         again = self._again(run, how)
         if again:
             run.state = "waiting"
@@ -259,7 +263,6 @@ class Desk:
             until if until < run.last_epoch else None, resume=run.begun and run.clone_of is None,
             clone_of=run.clone_of, new_values=run.new_values,
         )  # fmt: skip
-        run.clone_of, run.new_values = None, False
         run.begun = True  # it may save before its first epoch ends
         return leg
 
@@ -285,7 +288,7 @@ class Desk:
         return self.trials[run.trial_id].leader is run
 
     def _again(self, run: TrialRun, how: How) -> bool:
-        if how == "preempted":
+        if how in ("preempted", "left"):
             return True
         if how == "lost":
             run.failures += 1

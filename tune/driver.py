@@ -1,10 +1,11 @@
 """Drives a sweep on Ray Tune. Importing this imports Ray; `sweep.py` sets Ray's environment first."""
 
 import logging
+import signal
 import statistics
+import threading
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,32 +13,41 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 
 from tuneyard.trainers.checkpoints.collector import Collector, collecting
 from tuneyard.trainers.checkpoints.fencing import replaced_in
-from tuneyard.trainers.errors import ConfigError, MissingKeyError, StoreError
+from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.evaluation import evaluate_on_test
-from tuneyard.trainers.record import RunRecord, SweepRecord, now, read_run, write_record
+from tuneyard.trainers.parallel.leaving import saving_s
+from tuneyard.trainers.record import RunRecord, SweepRecord, read_run
 from tuneyard.trainers.session import Session, available_cores
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.budget import Budget, Spent
+from tuneyard.tune.departures import Departures
 from tuneyard.tune.desk import Desk, Leg
 from tuneyard.tune.driver_lock import DriverLock
 from tuneyard.tune.folds import collect_out_of_fold
 from tuneyard.tune.heartbeat import EndStill
-from tuneyard.tune.history import READERS
 from tuneyard.tune.index import IndexWriter
 from tuneyard.tune.outcome import outcome
+from tuneyard.tune.project import project_here
 from tuneyard.tune.ray_link import ConfigMaker, DeskScheduler, DeskSearcher, Relay, Room, StopWhenAsked
+from tuneyard.tune.run_ends import RunEnds, settle
 from tuneyard.tune.schedule.build_scheduler import build_scheduler
 from tuneyard.tune.search.build_searcher import build_searcher
-from tuneyard.tune.stop_flag import forget_stop
-from tuneyard.tune.sweep import Before, SweepRequest, SweepWatcher, failed_record, scratch_folder
+from tuneyard.tune.sweep import Before, SweepRequest, SweepWatcher, scratch_folder
 from tuneyard.tune.trial import Trial
-from tuneyard.tune.trials import TrialRun
+from tuneyard.tune.wishes import Wishes
 
 log = logging.getLogger(__name__)
+
+# Tune would write the driver's keys into the runtime environment of every trial, which the dashboard and Ray's logs
+# show. Trials have what their node has.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+)
 
 
 def drive(
@@ -48,7 +58,6 @@ def drive(
     Raises FencedError where another driver has taken the sweep over.
     """
     with _ray(request.address):
-        forget_stop(request.drive_id)  # of a sweep of this name that was stopped on this cluster before
         gpus = _gpus(request)
         desk = _desk(request, before, gpus)
         index = IndexWriter(store, request.prefix, desk.metric, lock.check)
@@ -61,7 +70,7 @@ def drive(
         finally:
             index.close()
         lock.check()
-        _settle(request, store, desk)
+        settle(request, store, desk)
         record = outcome(before.record, desk)
         record = record.model_copy(update={"out_of_fold": _join_folds(request, store, desk, record)})
         if not request.should_stop():
@@ -95,25 +104,21 @@ def _tune(
 ) -> None:  # fmt: skip
     one = {"CPU": float(request.cpus), "GPU": gpus}
     everything = {name: amount * request.workers for name, amount in one.items()}
-    room = Room(everything, request.config.concurrent)
+    room = Room(everything, request.config.concurrent, lambda: departures.draining)
     searcher = DeskSearcher(desk, index, _config_maker(request, gpus), room)
-
-    def write_failed(run_id: str, error: str, out_of_memory: bool) -> RunRecord:
-        leg = searcher.legs[run_id]
-        if lock.lost:  # its record is another driver's
-            return failed_record(request, leg, error)
-        return _write_failed(request, store, leg, error, out_of_memory=out_of_memory)
-
-    relay = Relay(desk, index, watcher, write_failed)
+    wishes = Wishes(request.drive_id)
+    ends = RunEnds(request, store, searcher.legs, lock)
+    departures = Departures(wishes.leave, saving_s(request.base), ends.last_words)
+    relay = Relay(desk, index, watcher, departures, ends)
     still = EndStill(request.experiment.resources.hang_timeout_s)
-    stopper = StopWhenAsked(request, desk, relay, lambda: searcher.error is not None)
+    stopper = StopWhenAsked(request, desk, relay, wishes, departures, lambda: searcher.error is not None)
     # One placement group for each trial: on one node where it fits, over several where it must.
     resources = tune.PlacementGroupFactory([one] * request.workers, strategy="PACK")
     with scratch_folder() as scratch, _quiet():
         tuner = tune.Tuner(
             tune.with_resources(Trial, resources),
             tune_config=tune.TuneConfig(
-                search_alg=searcher, scheduler=DeskScheduler(desk, room), num_samples=-1, reuse_actors=True
+                search_alg=searcher, scheduler=DeskScheduler(desk, room, departures), num_samples=-1, reuse_actors=True
             ),
             run_config=tune.RunConfig(
                 name=request.sweep_id, storage_path=scratch, verbose=0, stop=stopper, callbacks=[relay, still],
@@ -121,6 +126,7 @@ def _tune(
             ),
         )  # fmt: skip
         tuner.fit()
+    departures.close()
     if searcher.error is not None:
         raise searcher.error
     for run_id in searcher.legs:
@@ -142,44 +148,6 @@ def _config_maker(request: SweepRequest, gpus: float) -> ConfigMaker:
             return config | {"refused": str(error)}
 
     return make
-
-
-def _write_failed(request: SweepRequest, store: Store, leg: Leg, error: str, *, out_of_memory: bool) -> RunRecord:
-    prefix = f"{request.prefix}{leg.run_id}/"
-    try:
-        record = read_run(store, prefix)
-    except StoreError:
-        record = failed_record(request, leg, error)
-    if record.status != "failed" or not record.error:
-        # It could not be built, or its process died before it could say so itself.
-        record = record.model_copy(update={"status": "failed", "error": error, "ended": now()})
-    if out_of_memory:
-        record = record.model_copy(update={"out_of_memory": True})
-    write_record(store, prefix, record)
-    return record
-
-
-def _settle(request: SweepRequest, store: Store, desk: Desk) -> None:
-    """Write each run's true end into its record.
-
-    A run cannot know that its pause was for good, nor that the budget, and not the scheduler, stopped it; and one whose
-    process was lost has not said anything.
-    """
-    ends = {"paused": "paused" if request.should_stop() else "stopped", "waiting": "interrupted", "stopped": "stopped"}
-    runs = [run for trial in desk.trials.values() for run in trial.runs + trial.confirming]
-
-    def settle(run: TrialRun) -> None:
-        prefix = f"{request.prefix}{run.run_id}/"
-        try:
-            record = read_run(store, prefix)
-        except MissingKeyError:
-            run.begun = False  # it was stopped before it came to anything
-            return
-        if run.state in ends and record.status != ends[run.state]:
-            write_record(store, prefix, record.model_copy(update={"status": ends[run.state], "error": None}))
-
-    with ThreadPoolExecutor(READERS) as pool:
-        list(pool.map(settle, [run for run in runs if run.begun]))
 
 
 def _join_folds(request: SweepRequest, store: Store, desk: Desk, record: SweepRecord) -> dict[str, Any] | None:
@@ -224,7 +192,7 @@ def _test_spec(request: SweepRequest, record: RunRecord) -> str:
 def _evaluate_remotely(spec_json: str, threads: int, cpu_only: bool) -> dict[str, float]:
     session = Session(threads=threads, cpu=cpu_only)
     try:
-        return evaluate_on_test(TrialSpec.model_validate_json(spec_json), session)
+        return evaluate_on_test(project_here(TrialSpec.model_validate_json(spec_json)), session)
     finally:
         session.close()
 
@@ -251,7 +219,7 @@ def _ray(address: str | None) -> Iterator[None]:
         yield
         return
     own = {"num_cpus": available_cores(), "include_dashboard": False} if address is None else {}
-    with _quiet():
+    with _quiet(), _same_sigterm():
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)  # type: ignore[arg-type]
         except ConnectionError as error:
@@ -260,6 +228,19 @@ def _ray(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Joining Ray makes SIGTERM end the process at once; to us it is a wish that the trials save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ experiment state of its own, which nothing of ours reads back: a sweep goes on f
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +16,13 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from tuneyard.trainers.record import RunRecord
+from tuneyard.tune.departures import Departures
 from tuneyard.tune.desk import Desk, How, Leg
 from tuneyard.tune.index import IndexWriter
-from tuneyard.tune.stop_flag import ask_to_stop
+from tuneyard.tune.ray_place import RayPlace, resources_without
 from tuneyard.tune.sweep import SweepRequest, SweepWatcher
 from tuneyard.tune.trial import TrialFailedError
+from tuneyard.tune.wishes import Wishes
 
 SECONDS_BETWEEN_COUNTS = 2.0
 _NOTHING: tuple[Any, ...] = (object, ())
@@ -30,6 +32,18 @@ class ConfigMaker(Protocol):
     """Makes Ray's config of a leg."""
 
     def __call__(self, leg: Leg, /) -> dict[str, Any]: ...
+
+
+class EndWriter(Protocol):
+    """Writes a run's end into its record, from the driver."""
+
+    def failed(self, run_id: str, error: str, out_of_memory: bool, /) -> RunRecord:
+        """It failed; what its own process had time to say of that counts more than `error`."""
+        ...
+
+    def late(self, run_id: str, words: str, /) -> None:
+        """It was asked to leave, and ended since it had not."""
+        ...
 
 
 class DeskSearcher(Searcher):
@@ -81,15 +95,17 @@ class DeskScheduler(FIFOScheduler):
 
     Args:
         room: how many legs the cluster can hold now.
+        departures: looks at Ray's processes each time that Ray asks for something to start.
     """
 
-    def __init__(self, desk: Desk, room: Callable[[], int]) -> None:
+    def __init__(self, desk: Desk, room: Callable[[], int], departures: Departures) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._desk, self._room = desk, room
+        self._desk, self._room, self._departures = desk, room, departures
         self._kept = 0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Ray's choice. Left to itself, it ends all processes but one that find no leg at once, as before a rung."""
+        self._departures.look(RayPlace(tune_controller))
         cache = getattr(tune_controller, "_actor_cache", None)
         room = self._room()
         if cache is not None and room > self._kept:
@@ -112,13 +128,14 @@ class Relay(Callback):
     """Tells the desk, the index and the watcher what Ray tells us.
 
     Args:
-        failed: writes that a run failed, and whether for want of memory, where it could not do so itself.
+        records: writes a run's end where the run could not do so itself.
     """
 
     def __init__(
-        self, desk: Desk, index: IndexWriter, watcher: SweepWatcher, failed: Callable[[str, str, bool], RunRecord]
+        self, desk: Desk, index: IndexWriter, watcher: SweepWatcher, departures: Departures, records: EndWriter
     ) -> None:
-        self._desk, self._index, self._watcher, self._write_failed = desk, index, watcher, failed
+        self._desk, self._index, self._watcher = desk, index, watcher
+        self._departures, self._records = departures, records
         self.running: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -150,28 +167,44 @@ class Relay(Callback):
         self._ended(trial.config["run_id"], "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if trial.config["run_id"] not in self.running:  # its process did not even start
+        run_id = trial.config["run_id"]
+        if run_id not in self.running:  # its process did not even start
             self.on_trial_start(iteration, trials, trial)
         error = _error_of(trial)
-        self._failed(trial.config["run_id"], _how(error), _told(error))
+        how, told = _how(error), _told(error)
+        drained = self._departures.drained(run_id)
+        if how == "lost" and drained:
+            how, told = "preempted", f"its machine was taken away: {told}"
+        late = self._departures.late(run_id)
+        if late is not None:
+            self._records.late(run_id, late)
+            how, told = "preempted" if drained else "interrupted", late
+        if how == "interrupted":
+            self._ended(run_id, how, told)
+        else:
+            self._failed(run_id, how, told)
 
     def _failed(self, run_id: str, how: How, error: str) -> None:
         again = self._desk.leg_ended(run_id, how)
         self._note(run_id)
+        if again and how in ("preempted", "left"):
+            self._watcher.trial_moved(run_id, error)
+            return
         if again:
             self._watcher.trial_retried(run_id, error)
             return
-        record = self._write_failed(run_id, error, how == "out_of_memory")
+        record = self._records.failed(run_id, error, how == "out_of_memory")
         self._watcher.trial_ended(run_id, "failed", record.error)
 
-    def _ended(self, run_id: str, how: How) -> None:
+    def _ended(self, run_id: str, how: How, error: str | None = None) -> None:
         self._desk.leg_ended(run_id, how)
         self._note(run_id)
         state = self._desk.run(run_id).state
-        self._watcher.trial_ended(run_id, "interrupted" if state == "waiting" else state, None)
+        self._watcher.trial_ended(run_id, "interrupted" if state == "waiting" else state, error)
 
     def _note(self, run_id: str) -> None:
         self.running.discard(run_id)
+        self._departures.left(run_id)
         self._index.put(self._desk.trials[self._desk.run(run_id).trial_id])
 
 
@@ -181,8 +214,12 @@ class StopWhenAsked(Stopper):
     Ray itself would end them without their saving.
     """
 
-    def __init__(self, request: SweepRequest, desk: Desk, relay: Relay, failure: Callable[[], bool]) -> None:
+    def __init__(
+        self, request: SweepRequest, desk: Desk, relay: Relay, wishes: Wishes, departures: Departures,
+        failure: Callable[[], bool],
+    ) -> None:  # fmt: skip
         self._request, self._desk, self._relay, self._failure = request, desk, relay, failure
+        self._wishes, self._departures = wishes, departures
         self._passed_on = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -193,7 +230,8 @@ class StopWhenAsked(Stopper):
         if not self._passed_on and (self._request.should_stop() or self._failure()):
             self._passed_on = True
             self._desk.stop()
-            ask_to_stop(self._request.drive_id)
+            self._wishes.stop()
+            self._departures.stop()
         return self._passed_on and not self._relay.running
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -203,16 +241,21 @@ class StopWhenAsked(Stopper):
 class Room:
     """How many runs the cluster can hold, looked up anew as nodes come and go."""
 
-    def __init__(self, needs: dict[str, float], most: int | None) -> None:
-        """needs: resource -> amount of one run, all its workers together. most: not more, whatever there is."""
-        self._needs, self._most = needs, most
+    def __init__(
+        self, needs: dict[str, float], most: int | None, draining: Callable[[], Collection[str]]
+    ) -> None:  # fmt: skip
+        """needs: resource -> amount of one run, all its workers together. most: not more, whatever there is.
+
+        draining: the nodes that get no new work.
+        """
+        self._needs, self._most, self._draining = needs, most, draining
         self._counted = -SECONDS_BETWEEN_COUNTS
         self._room = 0
 
     def __call__(self) -> int:
         if time.monotonic() - self._counted >= SECONDS_BETWEEN_COUNTS:
             self._counted = time.monotonic()
-            there = ray.cluster_resources()
+            there = resources_without(self._draining())
             fits = [int(there.get(name, 0.0) / amount + 1e-6) for name, amount in self._needs.items() if amount > 0]
             self._room = min([*fits, *([self._most] if self._most is not None else [])])
         return self._room
@@ -228,11 +271,13 @@ def _error_of(trial: Any) -> BaseException | None:
 
 def _how(error: BaseException | None) -> How:
     """Whose fault it was that the processes are gone."""
+    if isinstance(error, TrialFailedError):
+        return error.how
     if getattr(error, "preempted", False):
         return "preempted"
     # Ray ends a process where its machine runs out of memory, and says so in the error's text.
     killed_for_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error)
-    return "out_of_memory" if killed_for_memory or getattr(error, "out_of_memory", False) else "lost"
+    return "out_of_memory" if killed_for_memory else "lost"
 
 
 def _told(cause: BaseException | None) -> str:

@@ -51,6 +51,10 @@ class SweepWatcher(Protocol):
         """A run failed, and will be taken up again from its newest checkpoint."""
         ...
 
+    def trial_moved(self, run_id: str, why: str) -> None:
+        """A run's machine is being taken away; it will go on elsewhere from what it has saved."""
+        ...
+
     def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
         """A run ended; "paused": it may be taken up again."""
         ...

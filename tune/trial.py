@@ -1,7 +1,7 @@
 """A trial as Ray Tune sees it: a Trainable that is kept, with its processes, imports and data, from trial to trial."""
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from ray import tune
 
@@ -9,7 +9,8 @@ from tuneyard.trainers.errors import TuneyardError
 from tuneyard.trainers.record import RunStatus
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.tune.heartbeat import Heart
-from tuneyard.tune.stop_flag import StopFlag
+from tuneyard.tune.project import project_here
+from tuneyard.tune.wishes import Asked
 from tuneyard.tune.worker import Failure, Resources, Trained, Worker
 from tuneyard.tune.workers import Workers
 
@@ -18,12 +19,12 @@ class TrialFailedError(Exception):
     """What a trial failed with, as text: the driver cannot unpickle an exception of the user's own task.py.
 
     Attributes:
-        out_of_memory: was it this? `preempted`: or was a machine taken away?
+        how: whose fault it was. left: nobody's, the trial has saved and left a machine that is being taken away.
     """
 
-    def __init__(self, text: str, out_of_memory: bool = False, preempted: bool = False) -> None:
-        super().__init__(text, out_of_memory, preempted)
-        self.out_of_memory, self.preempted = out_of_memory, preempted
+    def __init__(self, text: str, how: Literal["refused", "out_of_memory", "lost", "preempted", "left"]) -> None:
+        super().__init__(text, how)
+        self.how = how
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -37,7 +38,8 @@ class Trial(tune.Trainable):
     there is `refused`, the error, where the trial's values do not go together.
 
     A step's result is the epoch's row of metrics and one of `finished`, `paused` (saved, to go on later), or no row and
-    `interrupted` or `failed`, the error, with `out_of_memory`. A failure that its processes do not outlive is raised.
+    `interrupted` or `failed`, the error, with `out_of_memory`. A failure that its processes do not outlive is raised, and
+    so is the order to leave this machine: no other trial is to train in them.
 
     Checkpoints go past Ray, from the run straight to its store. A run is built in its first step and not before, so
     that a trial that cannot be built fails alone.
@@ -64,10 +66,10 @@ class Trial(tune.Trainable):
         """Train one epoch."""
         if self._refused is not None:
             return {"failed": f"ConfigError: {self._refused}", "done": True}
-        if not self._begun and self._stop.asked():
-            return {"interrupted": True, "done": True}
+        if not self._begun and self._asked():
+            return self._interrupted("it had not begun", saved=False)
         self._begun = True
-        answer, kept = self._workers.train_epoch(self._spec, self._leg, self._stop.asked)
+        answer, kept = self._workers.train_epoch(self._spec, self._leg, self._asked)
         if isinstance(answer, Trained):
             finished, paused = answer.state == "finished", answer.state == "paused"
             row = answer.row | {"finished": finished, "done": finished or paused}
@@ -84,11 +86,11 @@ class Trial(tune.Trainable):
 
     def _take(self, config: dict[str, Any]) -> None:
         self._refused: str | None = config.get("refused")
-        self._stop = StopFlag(config["sweep_id"])
+        self._asked = Asked(config["sweep_id"])
         self._begun = False
         self._leg += 1
         if self._refused is None:
-            self._spec = TrialSpec.model_validate_json(config["spec"])
+            self._spec = project_here(TrialSpec.model_validate_json(config["spec"]))
             if self._heart is None:
                 self._heart = Heart(self._spec.experiment.resources.hang_timeout_s)
                 self._heart.start()
@@ -98,18 +100,36 @@ class Trial(tune.Trainable):
         """End the run with its cause. Raises TrialFailedError where these processes cannot take another trial."""
         status: RunStatus = "interrupted" if failure.interrupted else "failed"
         text = failure.text.removeprefix("InterruptedRunError: ") if failure.interrupted else failure.text
-        self._worker.end(status, text, out_of_memory=failure.out_of_memory)
+        saved = self._worker.end(status, text, out_of_memory=failure.out_of_memory)
+        if failure.interrupted:
+            if not kept:
+                self._workers.dismiss()
+            return self._interrupted(text, saved)
         if failure.out_of_memory:
             # Worker 0 can go on with new workers, unless NCCL is left in the middle of an exchange.
             kept = self._worker.release() and (kept or self._kept_group)
         if not kept:
             self._workers.dismiss()
-            raise TrialFailedError(failure.text, failure.out_of_memory, failure.preempted)
-        if failure.interrupted:
-            return {"interrupted": True, "done": True}
+            raise TrialFailedError(failure.text, _how(failure))
         return {"failed": failure.text, "done": True} | ({"out_of_memory": True} if failure.out_of_memory else {})
+
+    def _interrupted(self, text: str, saved: bool) -> dict[str, Any]:
+        """The result of a leg that was asked to end; raised where it has to leave this machine."""
+        if self._asked.wish != "leave":
+            return {"interrupted": True, "done": True}
+        self._workers.dismiss()
+        raise TrialFailedError(f"its machine is being taken away ({text})", "left" if saved else "preempted")
 
     def _record_stuck(self, cause: Failure) -> None:
         """Leave the cause where the driver finds it: this process is about to end, in the middle of its run."""
         with suppress(TuneyardError):
             self._worker.record_failure(self._spec, cause.text)
+
+
+def _how(failure: Failure) -> Literal["refused", "out_of_memory", "lost", "preempted"]:
+    if failure.preempted:
+        return "preempted"
+    if failure.out_of_memory:
+        return "out_of_memory"
+    # One worker alone has told it, so the others are gone; it would tell the same again.
+    return "refused" if failure.understood else "lost"

@@ -122,10 +122,18 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - SystemExit in the user's code too is the trial's failure alone
             return _failure(error)
 
-    def end(self, status: RunStatus, error: str | None = None, *, out_of_memory: bool = False) -> None:
-        """End an open run that is to train no more. What goes wrong with that is in its record."""
-        with suppress(TuneyardError):
+    def end(self, status: RunStatus, error: str | None = None, *, out_of_memory: bool = False) -> bool:
+        """End an open run that is to train no more. What goes wrong with that is in its record.
+
+        Was there one, and is what it had to save durable?
+        """
+        if self._run is None:
+            return False
+        try:
             self._finish(status, error, out_of_memory)
+        except TuneyardError:
+            return False
+        return True
 
     def release(self) -> bool:
         """Give back the memory of a run that had too much. False where the process must end to give it back."""

@@ -3,6 +3,7 @@
 import ray
 
 from tuneyard.trainers.spec import TrialSpec
+from tuneyard.tune.project import project_here
 from tuneyard.tune.worker import Answer, Failure, Resources, Worker
 
 
@@ -23,7 +24,8 @@ class WorkerActor:
     def train_epoch(self, spec_json: str, leg: int) -> Answer:
         """Train one epoch together with the others; a run that failed is closed here."""
         # Worker 0 alone looks for the wish to stop: they vote.
-        answer = self._worker.train_epoch(TrialSpec.model_validate_json(spec_json), leg, lambda: False)
+        spec = project_here(TrialSpec.model_validate_json(spec_json))
+        answer = self._worker.train_epoch(spec, leg, lambda: False)
         if isinstance(answer, Failure):
             self._worker.end("failed", answer.text)
             if answer.out_of_memory:

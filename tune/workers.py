@@ -74,7 +74,7 @@ class Workers:
         After a Failure worker 0's run is still open; the other workers, where they cannot be kept, are gone.
         """
         if self._count > 1 and not self._joined:
-            unjoined = self._join(spec.experiment.resources.hang_timeout_s)
+            unjoined = self._join(spec.experiment.resources.hang_timeout_s, should_stop)
             if unjoined is not None:
                 return unjoined, False
 
@@ -99,12 +99,19 @@ class Workers:
             self._joined = False
             self._own.leave()
 
-    def _join(self, exchange_s: float) -> Failure | None:
+    def _join(self, exchange_s: float, should_stop: Callable[[], bool]) -> Failure | None:
         """`exchange_s`: for a worker to do its part of an exchange; how long one that hangs can hold up the others."""
         self.start()
+        deadline = time.monotonic() + START_S
         for rank, place in enumerate(self._starting, start=1):
+            # A machine that is being taken away starts no worker any more.
+            while not ray.wait([place], timeout=_POLL_S)[0] and time.monotonic() < deadline:
+                if should_stop():
+                    self.dismiss()
+                    text = "InterruptedRunError: stopped before its workers had started"
+                    return Failure("InterruptedRunError", text, understood=True, interrupted=True)
             try:
-                self._places.append(ray.get(place, timeout=START_S))
+                self._places.append(ray.get(place, timeout=0.0))
             except Exception as error:  # noqa: BLE001 - whatever Ray says, the worker is not there
                 preempted = bool(getattr(error, "preempted", False))
                 self.dismiss()

@@ -56,6 +56,7 @@ class Host:
         for path in PRIVATE:
             Path(path).mkdir(parents=True, exist_ok=True)
             (self.folder / path[1:]).mkdir(parents=True, exist_ok=True)
+        (self.folder / "var/spool/cron/crontabs").mkdir(exist_ok=True)  # crontab(1) does not make it
         script = self.folder / "boot.sh"
         script.write_text(self._boot_script())
         inner = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", str(script)]

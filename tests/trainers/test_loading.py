@@ -10,6 +10,7 @@ import yaml
 from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.loading import load_experiment, set_path, validate, with_overrides
+from tuneyard.trainers.stores.s3_options import S3Options
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 SWEEP = """
@@ -178,3 +179,23 @@ def test_an_experiment_survives_json(tmp_path: Path) -> None:
     experiment = load(tmp_path, SWEEP)
     assert Experiment.model_validate_json(experiment.model_dump_json()) == experiment
     assert validate(experiment.model_dump(mode="json"), where="again") == experiment
+
+
+DATA_IN_S3 = """
+name: far
+data: {source: s3://bucket/images, s3: {region: null, deadline_s: 5}}
+checkpoint: {store: s3://bucket/runs, endpoint_url: http://h:1, region: eu-west-1, profile: team, ca_bundle: /ca.pem}
+"""
+
+
+def test_data_in_s3_are_reached_as_checkpoints_but_for_what_is_said(tmp_path: Path) -> None:
+    experiment = load(tmp_path, DATA_IN_S3)
+    expected = S3Options("http://h:1", None, "team", None, "/ca.pem", 5.0, section="data.s3")
+    assert experiment.data.s3_options == expected
+    assert with_overrides(experiment, {}).data.s3_options == expected
+    other = load(tmp_path, DATA_IN_S3, "data.s3.endpoint_url=null", "data.s3.anonymous=true")
+    assert (other.data.s3_options.endpoint_url, other.data.s3_options.anonymous) == (None, True)
+
+
+def test_data_elsewhere_have_nothing_to_do_with_the_store(tmp_path: Path) -> None:
+    assert load(tmp_path, DATA_IN_S3, "data.source=digits", "data.s3=null").data.s3 is None

@@ -32,8 +32,6 @@ NOISY: Changes = {
     "model.args": {"dropout": 0.3},
     "data.augment": [{"HorizontalFlip": {"p": 0.5}}, {"GaussNoise": {"p": 0.5}}],
     "schedule.warmup_epochs": 1,
-    # Room for one copy of the state and no second: no checkpoint, the best one say, is left out for a newer one.
-    "checkpoint.staging_gb": 2e-5,
 }
 
 

@@ -55,6 +55,8 @@ class Net(nn.Module):
             raise RuntimeError("out of luck")
         if self.steps == 10 and self.kind == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.steps == 10 and self.kind == "hangs":
+            time.sleep(600)
         if self.kind == "poor":
             # Surer and surer that everything is of class 0: the higher its number, the higher its loss.
             sure = torch.zeros(self.classes, device=images.device)
@@ -104,6 +106,7 @@ class Heard:
     began: list[str] = field(default_factory=list)
     rows: list[tuple[str, int]] = field(default_factory=list)
     retried: list[tuple[str, str]] = field(default_factory=list)
+    moved: list[tuple[str, str]] = field(default_factory=list)
     ended: dict[str, tuple[str, str | None]] = field(default_factory=dict)
 
     def trial_began(self, run_id: str, overrides: dict[str, Any]) -> None:
@@ -114,6 +117,9 @@ class Heard:
 
     def trial_retried(self, run_id: str, error: str) -> None:
         self.retried.append((run_id, error))
+
+    def trial_moved(self, run_id: str, why: str) -> None:
+        self.moved.append((run_id, why))
 
     def trial_ended(self, run_id: str, status: str, error: str | None) -> None:
         self.ended[run_id] = (status, error)

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from tests.tune.desks import EPOCHS, experiment, make_desk, play
+from tuneyard.tune.desk import How
 from tuneyard.tune.trials import Trial
 
 
@@ -49,6 +50,25 @@ def test_preemptions_are_not_counted_as_failures() -> None:
     accidents = {("0001", epoch): "preempted" for epoch in range(1, EPOCHS)}
     played = play(make_desk(setup), quality, accidents=accidents)  # type: ignore[arg-type]
     assert states(played.desk.trials) == {"0001": "completed"}
+
+
+@pytest.mark.parametrize(("how", "clones_again"), [("lost", True), ("preempted", True), ("left", False)])
+def test_a_clone_that_was_lost_begins_as_a_clone_again_and_one_that_had_saved_does_not(
+    how: How, clones_again: bool
+) -> None:
+    setup = experiment(tune={"scheduler": "pbt", "trials": 4, "perturb_epochs": 3, "max_failures": 1})
+
+    def value(run_id: str, epoch: int) -> float:
+        return -quality(run_id, epoch)
+
+    clone = next(leg for leg in play(make_desk(setup), value, workers=4).legs if leg.clone_of is not None)
+    played = play(make_desk(setup), value, workers=4, accidents={(clone.run_id, 5): how})
+    legs = [leg for leg in played.of(clone.run_id) if leg.until == clone.until]
+    assert [(leg.clone_of, leg.resume) for leg in legs] == [
+        (clone.clone_of, False), (clone.clone_of, False) if clones_again else (None, True),
+    ]  # fmt: skip
+    assert [leg.new_values for leg in legs] == [True, clones_again]
+    assert states(played.desk.trials)[clone.run_id] == "completed"
 
 
 def test_a_refused_run_is_not_tried_again() -> None:

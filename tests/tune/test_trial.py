@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,27 @@ def test_a_population_member_begins_from_another(kept: Kept, tmp_path: Path) -> 
     train(kept, tmp_path, "0001", until_epoch=2)
     assert [row["epoch"] for row in train(kept, tmp_path, "0002", clone_of="0001")] == [3]
     assert stored_record(make_spec(tmp_path, "0002")).cloned_from == ["0001"]
+
+
+def test_a_trial_that_is_to_leave_its_machine_saves_and_takes_its_process_with_it(kept: Kept, tmp_path: Path) -> None:
+    from tuneyard.tune.wishes import SECONDS_BETWEEN_LOOKS, Wishes
+
+    kept.take(config_of(make_spec(tmp_path, "0001")))
+    kept.step()
+    wishes = Wishes("s1")
+    wishes.leave([kept.actor._actor_id.hex()])
+    time.sleep(SECONDS_BETWEEN_LOOKS)
+    with pytest.raises(Exception, match=r"TrialFailedError: its machine is being taken away \(stopped in") as told:
+        kept.to_the_end()
+    assert told.value.cause.how == "left"  # type: ignore[attr-defined]
+    assert stored_record(make_spec(tmp_path, "0001")).status == "interrupted"
+    # The next one does not even begin there.
+    kept.take(config_of(make_spec(tmp_path, "0002")))
+    with pytest.raises(Exception, match=r"taken away \(it had not begun\)"):
+        kept.step()
+    wishes.leave([])
+    kept.take(config_of(make_spec(tmp_path, "0001", resume=True)))
+    assert [row["epoch"] for row in kept.to_the_end()] == [2, 3]
 
 
 def test_the_lack_of_memory_is_told_and_the_process_kept(kept: Kept, tmp_path: Path) -> None:

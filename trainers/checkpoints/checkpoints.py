@@ -87,11 +87,14 @@ class Checkpoints:
         )  # fmt: skip
         self._collector = Collector(store, shared, self._is_over)
         self._collects = shared == prefix
-        self._saver = Saver(self._commit, staging_bytes=staging_bytes, place=self._files.uri(""))
+        self._saver = Saver(self._commit, staging_bytes=staging_bytes, place=self._files.uri(""), mode=mode)
 
     @property
     def left_out(self) -> int:
-        """Saves that were asked for and gave way to a newer one, since the store was too slow for both."""
+        """Saves that were asked for and gave way to a newer one, since the store was too slow for both.
+
+        The best one gives way to a better one alone.
+        """
         return self._saver.left_out
 
     @property
@@ -112,7 +115,8 @@ class Checkpoints:
         `steady`: the addresses (`data_ptr`) of tensors in main memory that the caller does not change before `settle`:
         they are copied meanwhile.
 
-        If the save before is still under way, this one waits for it, and takes the place of an older one that waits.
+        If the save before is still under way, this one waits for it, and takes the place of an older one that waits,
+        unless that is the best by its metric, and this one is not better.
         A failure in the background is logged at once and raised by `wait`. Raises `CheckpointError` where the state
         holds what a checkpoint cannot, or more than `staging_bytes`; `FencedError` once a newer attempt has begun.
         """

@@ -180,6 +180,18 @@ def claim_run(store: Store, prefix: str, run: str, *, alone: bool) -> RunFence:
     return RunFence(claims, attempt, before, run, seen)
 
 
+def held_by_another(store: Store, prefix: str) -> str | None:
+    """Who trains the run under `prefix`, for messages; None where its newest attempt's process is gone, or unknown.
+
+    For who speaks for an attempt whose processes have ended: what it would write may be the newer one's by now.
+    """
+    claims = Claims(store, f"{prefix}claims/")
+    holder = claims.holder(max(claims.look(), default=0))
+    if holder is None or not holder.machine or holder.state() == "gone":
+        return None
+    return holder.name
+
+
 def replaced_in(store: Store, blob_prefix: str) -> Over:
     """For the collector of all runs below `blob_prefix`: which announced saves are of attempts that were replaced."""
 

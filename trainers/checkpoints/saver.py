@@ -1,11 +1,12 @@
 """The background thread that makes saves durable, and what the training loop does when it is slower than the saves."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from typing import Any
+from typing import Any, Literal
 
 from tuneyard.trainers.checkpoints.committing import UploadProgress, Wish
 from tuneyard.trainers.checkpoints.staging import Packed, Staging, pack_state
@@ -18,21 +19,25 @@ class Saver:
     """Copies states for one thread, that of the training loop, and has them committed in another.
 
     One staging buffer is enough while saves are durable before the next one comes. Where they are not, a second one
-    takes the newest state, and an older one that waits there is left out: the newest wish wins. Where
-    `staging_bytes`, which all buffers together may hold, leaves no room for a second, `save` waits instead.
+    takes the newest state, and an older one that waits there is left out: the newest wish wins. The best one by its
+    metric, which the run is judged by in the end, gives way to a better one alone: while it waits, newer ones take a
+    third buffer. Where `staging_bytes`, which all buffers together may hold, leaves no room, `save` waits instead.
     """
 
     def __init__(
-        self, commit: Callable[[Wish, UploadProgress], object], *, staging_bytes: int | None, place: str
-    ) -> None:
+        self, commit: Callable[[Wish, UploadProgress], object], *, staging_bytes: int | None, place: str,
+        mode: Literal["min", "max"] = "max",
+    ) -> None:  # fmt: skip
         self._commit = commit
         self._staging_bytes = staging_bytes
         self._place = place
+        self._sign = 1.0 if mode == "max" else -1.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._changed = threading.Condition()  # guards all below
         self._idle: list[Staging] = []
         self._busy: Staging | None = None  # what the thread is uploading from
-        self._waiting: Wish | None = None
+        self._waiting: list[Wish] = []  # by step: the best so far, if it waits, and the newest
+        self._best = -math.inf  # the best metric that a save was asked for with; larger is better
         self._work: Future[None] | None = None
         self._progress = UploadProgress()
         self._failure: TuneyardError | None = None
@@ -46,7 +51,7 @@ class Saver:
     def pending_bytes(self) -> int:
         """Bytes of states that are copied but not durable."""
         with self._changed:
-            waiting = self._waiting.staging.size_bytes if self._waiting else 0
+            waiting = sum(wish.staging.size_bytes for wish in self._waiting)
             return waiting + (self._progress.left_bytes if self._work else 0)
 
     @property
@@ -62,7 +67,11 @@ class Saver:
         Raises `CheckpointError` where it cannot be copied or is larger than allowed, `FencedError` once and for all.
         """
         packed = pack_state(state)
-        staging = self._take_staging(packed)
+        score = self._score(metric)
+        with self._changed:
+            # Of equal ones the newer is the best, as for whoever prunes and for the record.
+            self._best = max(self._best, score)
+        staging = self._take_staging(packed, score)
         staged = False
         try:
             self._unsettled = staging
@@ -71,10 +80,10 @@ class Saver:
         finally:
             with self._changed:
                 if staged:
-                    self._waiting = Wish(staging, step, epoch, metric)
+                    self._waiting.append(Wish(staging, step, epoch, metric))
                 else:
                     self._idle.append(staging)
-                if self._waiting is not None and self._work is None:
+                if self._waiting and self._work is None:
                     self._work = self._thread.submit(self._drain)
 
     def settle(self) -> None:
@@ -105,40 +114,35 @@ class Saver:
             busy = self._work is not None
         self._thread.shutdown(wait=not busy)
 
-    def _take_staging(self, packed: Mapping[str, Packed]) -> Staging:
+    def _score(self, metric: float | None) -> float:
+        return metric * self._sign if metric is not None and math.isfinite(metric) else -math.inf
+
+    def _take_staging(self, packed: Mapping[str, Packed], score: float) -> Staging:
         needed = sum(part.size_bytes for part in packed.values())
         with self._changed:
             while True:
                 self._refuse_if_over()
-                staging = self._free_staging(needed)
+                staging = self._free_staging(needed, score)
                 if staging is not None:
                     return staging
                 self._tell_once(
-                    "Checkpoints come faster than the store takes them, and checkpoint.staging_gb has no room for a "
-                    "second copy: the training waits for the one under way. Raise checkpoint.every_epochs or "
+                    "Checkpoints come faster than the store takes them, and checkpoint.staging_gb has no room for "
+                    "another copy: the training waits for the one under way. Raise checkpoint.every_epochs or "
                     "checkpoint.staging_gb, or use a faster store than %s. (Said once.)"
                 )
                 self._changed.wait()
 
-    def _free_staging(self, needed: int) -> Staging | None:
+    def _free_staging(self, needed: int, score: float) -> Staging | None:
         """A buffer to copy into; None where the one in use must be waited for."""
-        if self._waiting is not None:
-            # Taken from the queue before it is written over, so that the thread cannot start on it meanwhile.
-            staging, self._waiting = self._waiting.staging, None
-            self.left_out += 1
-            self._tell_once(
-                "Checkpoints come faster than the store takes them: an older one that waits is left out for a newer "
-                "one. Raise checkpoint.every_epochs, or use a faster store than %s. (Said once.)"
-            )
-        else:
-            staging = self._idle.pop() if self._idle else Staging()
+        self._leave_out(score)
+        staging = self._idle.pop() if self._idle else Staging()
         for unused in self._idle:
             if not self._has_room(needed):
                 unused.let_go()
         if self._has_room(needed):
             return staging
         staging.let_go()
-        if self._busy is not None:
+        if self._busy is not None or self._waiting:
             return None
         assert self._staging_bytes is not None, "without a limit there is room"
         raise CheckpointError(
@@ -146,8 +150,23 @@ class Saver:
             f"{self._staging_bytes / 1e9:.3g}. Allow more, or leave the key out."
         )
 
+    def _leave_out(self, score: float) -> None:
+        """Those that wait make way for a newer one of this score: all but the best, where the newer one is not it."""
+        kept = [wish for wish in self._waiting if score < self._best == self._score(wish.metric)]
+        given_up = [wish for wish in self._waiting if wish not in kept]
+        if not given_up:
+            return
+        # Taken from the queue before it is written over, so that the thread cannot start on it meanwhile.
+        self._waiting = kept
+        self._idle += [wish.staging for wish in given_up]
+        self.left_out += len(given_up)
+        self._tell_once(
+            "Checkpoints come faster than the store takes them: an older one that waits is left out for a newer "
+            "one. Raise checkpoint.every_epochs, or use a faster store than %s. (Said once.)"
+        )
+
     def _has_room(self, needed: int) -> bool:
-        others = [*self._idle, *([self._busy] if self._busy else [])]
+        others = [*self._idle, *(wish.staging for wish in self._waiting), *([self._busy] if self._busy else [])]
         return self._staging_bytes is None or needed + sum(one.size_bytes for one in others) <= self._staging_bytes
 
     def _drain(self) -> None:
@@ -168,10 +187,10 @@ class Saver:
 
     def _next_wish(self) -> Wish | None:
         with self._changed:
-            wish, self._waiting = self._waiting, None
-            if wish is None or self._over:
-                self._work = None
+            if not self._waiting or self._over:
+                self._waiting, self._work = [], None
                 return None
+            wish = self._waiting.pop(0)
             self._busy = wish.staging
             self._progress = UploadProgress(wish.staging.size_bytes)
             return wish

@@ -1,4 +1,4 @@
-"""What a person does with a run's checkpoints: see whether they are whole, take one away, prune by another policy."""
+"""What a person does with a run's checkpoints: see whether they are whole, and take one away."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,6 @@ from tuneyard.trainers.checkpoints.fence_port import Fence
 from tuneyard.trainers.checkpoints.files import CheckpointFiles, Place, newest_of_each_step
 from tuneyard.trainers.checkpoints.manifest import DamagedManifestError, Manifest
 from tuneyard.trainers.checkpoints.reading import READERS, PartReader
-from tuneyard.trainers.checkpoints.retention import Retention
 from tuneyard.trainers.errors import CheckpointError, MissingKeyError
 from tuneyard.trainers.stores.store import Store
 
@@ -47,11 +46,6 @@ class Upkeep:
                 continue  # pruned meanwhile
             yield Verdict(place.step, self._files.uri(place.key), tuple(problems))
 
-    def blob_sizes(self, step: int) -> dict[str, int]:
-        """The bytes of each blob that the checkpoint of `step` names; other checkpoints may name it too."""
-        _, manifest = self._only(step)
-        return {blob.name: blob.size_bytes for part in manifest.parts.values() for blob in part.blobs}
-
     def fetch(self, step: int, goal: Store, prefix: str = "", blob_prefix: str | None = None) -> int:
         """Copy the checkpoint of `step` to `goal`, a store of its own, verified on the way; returns the bytes.
 
@@ -66,18 +60,6 @@ class Upkeep:
             list(pool.map(lambda blob: there.put(blob.name, memoryview(reader.read_blob(blob))), blobs.values()))
         goal.put(f"{prefix}{place.key}", manifest.to_bytes())
         return sum(blob.size_bytes for blob in blobs.values())
-
-    def prune(self, retention: Retention, *, dry_run: bool = False) -> list[int]:
-        """Delete the checkpoints that do not stay by `retention`; returns their steps.
-
-        Their blobs go when somebody collects: `Collector.collect`. What is damaged or does not count is left alone.
-        """
-        found = self._files.readable()
-        kept = retention.kept(found, self._files.damaged)
-        dropped = [place for place, _ in found if place.key not in kept]
-        for place in () if dry_run else dropped:
-            self._files.delete(place.key)
-        return sorted({place.step for place in dropped})
 
     def _only(self, step: int) -> tuple[Place, Manifest]:
         found = newest_of_each_step(self._files.readable(self._files.places(step)))

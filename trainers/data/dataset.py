@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from tuneyard.trainers.data.array_images import fit_arrays
+from tuneyard.trainers.data.bringing import Local, at_hand
 from tuneyard.trainers.data.image_files import decode_files, open_cache
 from tuneyard.trainers.data.labels import encode_labels
 from tuneyard.trainers.data.sources import ArraySet, FileSet, Source, check_images, load_source, numbered
@@ -75,22 +76,40 @@ class ImageData:
 def load_data(config: DataConfig, project_dir: Path) -> ImageData:
     """Find, check, decode and resize the images that `config` names; relative paths start at `project_dir`.
 
-    Raises ConfigError for a source that does not exist, and DataError, with the file and what to do, for all else.
+    Raises ConfigError for a source that does not exist, and DataError, with the file and what to do, for all else;
+    StoreError where it lies in S3 and cannot be brought.
     """
-    loaded = load_source(config, project_dir)
-    if isinstance(loaded, ImageData):
-        _check_users_data(loaded, config)
-        data = loaded
-    else:
-        source = loaded if isinstance(loaded, Source) else _from_pair(loaded, config)
-        data = _assemble(source, config)
-    _check_classes(data)
+    with at_hand(config) as local:
+        data = _load(local.config, project_dir)
+        _check_classes(data)
     validation = config.validation
     if validation.group_column is not None and data.pool.groups is None:
         raise ConfigError(f"data.validation.group_column: {config.source} has no groups; csv and npz sources can have.")
     if validation.fold_column is not None and data.pool.folds is None:
         raise ConfigError(f"data.validation.fold_column: {config.source} has no folds; csv and npz sources can have.")
-    return data
+    return _named(data, local)
+
+
+def _load(config: DataConfig, project_dir: Path) -> ImageData:
+    loaded = load_source(config, project_dir)
+    if isinstance(loaded, ImageData):
+        _check_users_data(loaded, config)
+        return loaded
+    return _assemble(loaded if isinstance(loaded, Source) else _from_pair(loaded, config), config)
+
+
+def _named(data: ImageData, local: Local) -> ImageData:
+    """Samples of a copy are called by the address of what it is a copy of."""
+    if not local.folder:
+        return data
+    sets = {"pool": data.pool, "test": data.test}
+    renamed = {
+        which: replace(samples, names=[local.named(name) for name in samples.names])
+        for which, samples in sets.items()
+        if samples is not None
+    }
+    skipped = tuple(SkippedFile(local.named(file.path), file.reason) for file in data.skipped)
+    return replace(data, skipped=skipped, **renamed)
 
 
 def _assemble(source: Source, config: DataConfig) -> ImageData:

@@ -81,7 +81,7 @@ def load_source(config: DataConfig, project_dir: Path) -> Any:
             )
         loader = load_object(WITH_PATH[kind])
         return loader(config, project_dir, rest)
-    allowed = [*BUILT_IN, *(f"{each}:PATH" for each in WITH_PATH), "task.py:my_dataset"]
+    allowed = [*BUILT_IN, *(f"{each}:PATH" for each in WITH_PATH), "s3://BUCKET/PATH", "task.py:my_dataset"]
     if not colon and kind in WITH_PATH:
         raise ConfigError(f"data.source: {name!r} needs a path. Write {kind}:PATH, from the experiment file's folder.")
     raise ConfigError(choose_from("data.source", name, allowed))

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tuneyard.trainers.checkpoints.fencing import held_by_another
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 from tuneyard.trainers.parallel.leaving import last_words, saving_s, store_of, too_late
 from tuneyard.trainers.parallel.supervisor import Loss, Observer, Outcome, Recovery, Supervisor
@@ -109,9 +110,11 @@ def _refuse_late(outcome: Outcome, loss: Loss | None, supervisor: Supervisor, sp
 
 
 def _record_failure(spec: TrialSpec, error: str) -> None:
-    """The processes that could have written it are gone."""
+    """The processes that could have written it are gone. Not into the record of who has taken the run over since."""
     try:
         store = store_of(spec)
+        if held_by_another(store, spec.prefix) is not None:
+            return
         record = read_run(store, spec.prefix)
         failed = record.model_copy(update={"status": "failed", "error": error, "ended": now()})
         write_record(store, spec.prefix, failed)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
+from botocore import UNSIGNED
 from botocore.config import Config
 
 from tuneyard.trainers.errors import ConfigError
@@ -28,8 +29,8 @@ class S3Clients:
     def __init__(self, options: S3Options) -> None:
         if options.ca_bundle is not None and not Path(options.ca_bundle).is_file():
             raise ConfigError(
-                f"checkpoint.ca_bundle: {options.ca_bundle!r} is no file on this machine. Give the path of a PEM file"
-                " with the certificates of your authority."
+                f"{options.section}.ca_bundle: {options.ca_bundle!r} is no file on this machine. Give the path of a PEM"
+                " file with the certificates of your authority."
             )
         self._options = options
         self._lock = threading.Lock()
@@ -62,6 +63,7 @@ class S3Clients:
             # Tries are ours, so that one deadline holds for them all.
             retries={"mode": "standard", "total_max_attempts": 1},
             max_pool_connections=_CONNECTIONS,
+            signature_version=UNSIGNED if self._options.anonymous else None,
             # Who needs to know compares digests; a mismatch that boto3 finds would look like a network fault.
             response_checksum_validation="when_required",
             s3={

@@ -40,11 +40,6 @@ _PASSING_CODES = {
 _PASSING_STATUSES = {408, 409, 429, 500, 502, 503, 504}
 """409: another writer of this key was at work in the same moment, and nobody has won yet."""
 
-_CREDENTIALS = (
-    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile in checkpoint.profile or AWS_PROFILE, or give the"
-    " machine a role."
-)
-
 
 class Kind(Enum):
     """What a fault asks for: to wait and try again, to read the credentials anew, or to give up."""
@@ -56,11 +51,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which store an error is about."""
+    """Which store an error is about. `setting`: the experiment's key that names it. `writes`: is it written to?"""
 
     uri: str
     bucket: str
     options: S3Options
+    setting: str = "checkpoint.store"
+    writes: bool = True
 
     def attempt(self, verb: str, key: str) -> str:
         """The beginning of an error's text: where, and what was tried."""
@@ -90,7 +87,9 @@ def kind_of(error: Exception, *, worked: bool = False) -> Kind:
     if _distrusted(error):
         return Kind.FINAL
     if isinstance(error, faults.BotoCoreError):
-        on_the_way = faults.HTTPClientError | faults.ConnectionError | faults.IncompleteReadError
+        on_the_way = (
+            faults.HTTPClientError | faults.ConnectionError | faults.IncompleteReadError | faults.FlexibleChecksumError
+        )
         return Kind.PASSING if isinstance(error, on_the_way) else Kind.FINAL
     return Kind.PASSING
 
@@ -106,13 +105,13 @@ def gave_up(error: Exception, place: Place, verb: str, key: str, *, after_s: flo
     """The error for a fault that passes by itself, but did not in time."""
     seconds = f"{after_s:.0f}" if after_s >= 10 else f"{after_s:.1f}"
     return StoreError(
-        f"{place.attempt(verb, key)}: gave up after {seconds} s (checkpoint.deadline_s:"
+        f"{place.attempt(verb, key)}: gave up after {seconds} s ({place.options.section}.deadline_s:"
         f" {place.options.deadline_s:g}), {tries} tries; last: {_reason(error, place)}"
     )
 
 
 def _reason(error: Exception, place: Place) -> str:
-    return _refusal(error, place) if isinstance(error, faults.ClientError) else _fault_on_the_way(error)
+    return _refusal(error, place) if isinstance(error, faults.ClientError) else _fault_on_the_way(error, place)
 
 
 def _refusal(error: faults.ClientError, place: Place) -> str:
@@ -122,29 +121,49 @@ def _refusal(error: faults.ClientError, place: Place) -> str:
         option = f" --endpoint-url {endpoint}" if endpoint else ""
         return (
             f"there is no bucket {place.bucket!r}. Make it with `aws s3 mb s3://{place.bucket}{option}`, or correct"
-            " checkpoint.store."
+            f" {place.setting}."
         )
     if code == "RequestTimeTooSkewed":
         return "this machine's clock and the server's are too far apart (RequestTimeTooSkewed). Set the clock (NTP)."
     if code in _EXPIRED:
-        return f"the credentials have expired, and read anew they still have ({code}). Log in again. {_CREDENTIALS}"
+        return f"the credentials have expired, and read anew they still have ({code}). Log in again. {_advice(place)}"
     if code in _WRONG_KEYS:
-        return f"the credentials are wrong ({code}). {_CREDENTIALS}"
+        return f"the credentials are wrong ({code}). {_advice(place)}"
     if code in _WRONG_REGION:
         region = _right_region(error)
-        which = f"another region, {region} ({code}). Set checkpoint.region: {region}" if region else None
-        return f"the bucket lies in {which or f'another region ({code}). Set checkpoint.region to its own'}."
+        key = f"{place.options.section}.region"
+        which = f"another region, {region} ({code}). Set {key}: {region}" if region else None
+        return f"the bucket lies in {which or f'another region ({code}). Set {key} to its own'}."
     if code in _WRONG_KMS_KEY:
         return f"the KMS key cannot be used ({code}: {_message(error)}). Correct checkpoint.kms_key, or enable the key."
     if code in ("AccessDenied", "403"):
-        kms = ", and kms:GenerateDataKey and kms:Decrypt on checkpoint.kms_key" if place.options.kms_key else ""
-        return (
-            "access is denied. These credentials need s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject,"
-            f" s3:DeleteObject and s3:AbortMultipartUpload on its objects{kms}."
-        )
+        return f"access is denied. {_rights(place)}"
+    if code == "InvalidObjectState":
+        return "the object is archived (S3 Glacier) and cannot be read. Restore it first: `aws s3api restore-object`."
     if code == "BadDigest":
         return f"what arrived was not what was sent (BadDigest: {_message(error)}). A network or a disk alters bytes."
     return f"the server answered {status_of(error)} {code} ({_message(error)})."
+
+
+def _rights(place: Place) -> str:
+    """What these credentials must be allowed to do."""
+    if not place.writes:
+        kms = "where the bucket is encrypted with a KMS key, kms:Decrypt on that"
+        public = "" if place.options.anonymous else f" A public bucket is read with {place.options.section}.anonymous."
+        return f"Reading takes s3:ListBucket on the bucket, s3:GetObject on its objects and, {kms}.{public}"
+    kms = ", and kms:GenerateDataKey and kms:Decrypt on checkpoint.kms_key" if place.options.kms_key else ""
+    return (
+        "These credentials need s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject, s3:DeleteObject and"
+        f" s3:AbortMultipartUpload on its objects{kms}."
+    )
+
+
+def _advice(place: Place) -> str:
+    """Where credentials come from."""
+    return (
+        f"Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile in {place.options.section}.profile or"
+        " AWS_PROFILE, or give the machine a role."
+    )
 
 
 def _message(error: faults.ClientError) -> str:
@@ -162,21 +181,24 @@ def _distrusted(error: Exception) -> bool:
     return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
-def _fault_on_the_way(error: Exception) -> str:
+def _fault_on_the_way(error: Exception, place: Place) -> str:
+    section = place.options.section
     if isinstance(error, faults.NoCredentialsError | faults.PartialCredentialsError):
-        return f"there are no complete credentials. {_CREDENTIALS}"
+        return f"there are no complete credentials. {_advice(place)}"
     if isinstance(error, faults.CredentialRetrievalError | faults.TokenRetrievalError | faults.SSOError):
-        return f"the credentials cannot be had ({error}). Log in again. {_CREDENTIALS}"
+        return f"the credentials cannot be had ({error}). Log in again. {_advice(place)}"
     if isinstance(error, faults.NoRegionError):
-        return "no region is set. Set checkpoint.region, or AWS_DEFAULT_REGION."
+        return f"no region is set. Set {section}.region, or AWS_DEFAULT_REGION."
+    if isinstance(error, faults.FlexibleChecksumError):
+        return f"what arrived is not what lies in the bucket ({error}). A network, a proxy or a disk alters bytes."
     if _distrusted(error):
         return (
-            f"the server's certificate is not trusted ({error}). Set checkpoint.ca_bundle to the PEM file of the"
+            f"the server's certificate is not trusted ({error}). Set {section}.ca_bundle to the PEM file of the"
             " authority that signed it."
         )
     if kind_of(error) is Kind.PASSING:
         return (
             f"the server cannot be reached, or does not answer as S3 ({error}). See that it is up, that"
-            " checkpoint.endpoint_url is right, and that no firewall or proxy is in between."
+            f" {section}.endpoint_url is right, and that no firewall or proxy is in between."
         )
     return f"{error}."

@@ -8,9 +8,10 @@ from tuneyard.trainers.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class S3Options:
-    """The S3 keys of an experiment's `checkpoint` section. There is never a credential among them.
+    """The S3 keys of an experiment's `checkpoint` section, or of `data.s3`. There is never a credential among them.
 
-    `deadline_s` is for all tries of one request together. Raises `ConfigError` for an address that cannot be.
+    `deadline_s` is for all tries of one request together. `anonymous`: requests are not signed, for what is public.
+    `section` is where these keys stand, for the texts of errors. Raises `ConfigError` for an address that cannot be.
     """
 
     endpoint_url: str | None = None
@@ -19,6 +20,8 @@ class S3Options:
     kms_key: str | None = None
     ca_bundle: str | None = None
     deadline_s: float = 300.0
+    anonymous: bool = False
+    section: str = "checkpoint"
 
     def __post_init__(self) -> None:
         if self.endpoint_url is None:

@@ -28,9 +28,11 @@ class S3Tries:
     The deadline is looked at between tries: one that moves, however slowly, is never cut off.
     """
 
-    def __init__(self, clients: S3Clients, place: Place) -> None:
+    def __init__(self, clients: S3Clients, place: Place, told: Callable[[str], None] | None = None) -> None:
+        """`told` hears why a request is tried again, before each wait."""
         self._clients = clients
         self.place = place
+        self._told = told
         self._worked = False
 
     def run(
@@ -68,6 +70,8 @@ class S3Tries:
                     self._clients.renew(generation)
                     renewed = True
                     continue
+                if self._told is not None:
+                    self._told(str(explain(error, self.place, verb, key)))
             _pause(min(_wait_s(tries), deadline - now), stop)
 
     def _client(self, rest_s: float) -> "tuple[S3Client, int]":

@@ -141,9 +141,10 @@ class CometSink:
         """Log an asset, replacing that of an earlier attempt."""
         self._experiment.log_asset_data(text, name=name, overwrite=True)
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str | None) -> None:
         """Upload the rest, or write the archive."""
-        self._experiment.log_other("status", status)
+        if status is not None:
+            self._experiment.log_other("status", status)
         self._experiment.end()
 
     def state(self) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Replay:
             case "finish":
                 self.finish(message["status"])
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str | None) -> None:
         """End the run's trackers, and report the files that they left."""
         if self._sinks:
             self._each(lambda sink: sink.finish(status))

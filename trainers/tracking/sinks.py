@@ -42,8 +42,8 @@ class Sink(Protocol):
         """Log a file."""
         ...
 
-    def finish(self, status: str) -> None:
-        """End the run."""
+    def finish(self, status: str | None) -> None:
+        """End the run; without a status where another process goes on with it."""
         ...
 
 
@@ -84,7 +84,7 @@ class AccelerateSink:
         if self.name == "tensorboard":
             self._tracker.log({name: f"```\n{text}\n```"}, step=0)
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str | None) -> None:
         """Close the files."""
         self._tracker.finish()
 

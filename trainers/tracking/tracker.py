@@ -112,8 +112,11 @@ class Tracker:
         """Log a file's text under `name`; a later one replaces it."""
         self._send({"op": "text", "name": name, "text": text})
 
-    def finish(self, status: str) -> None:
-        """End the run with a word such as `completed`. Returns at once; the other process writes the rest."""
+    def finish(self, status: str | None) -> None:
+        """End the run with a word such as `completed`, or with none where another process goes on with it.
+
+        Returns at once; the other process writes the rest.
+        """
         if self._dropped:
             self._problems.append(f"{self._dropped} pages of images were dropped: the trackers were too slow for them")
             self._dropped = 0

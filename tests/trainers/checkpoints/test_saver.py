@@ -1,5 +1,7 @@
 import logging
 import threading
+import time
+from typing import Literal
 
 import pytest
 import torch
@@ -29,6 +31,53 @@ def test_save_does_not_wait_for_the_store_and_the_newest_wish_wins(
     assert value_of(checkpoints.load(4)) == 4.0
     assert checkpoints.left_out == 2
     assert ["left out" in record.message for record in caplog.records] == [True]
+
+
+def save_all(checkpoints: Checkpoints, metrics: dict[int, float | None]) -> None:
+    for step, metric in metrics.items():
+        checkpoints.save(state(float(step)), step=step, epoch=0, metric=metric)
+
+
+@pytest.mark.parametrize(
+    ("mode", "metrics", "saved_steps"),
+    [
+        ("max", {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.6}, [1, 2, 4]),
+        ("min", {1: 0.9, 2: 0.1, 3: 0.5, 4: 0.6}, [1, 2, 4]),
+        ("max", {1: 0.1, 2: 0.8, 3: 0.9, 4: 0.6}, [1, 3, 4]),
+        ("max", {1: 0.1, 2: 0.9, 3: 0.9, 4: None}, [1, 3, 4]),
+        ("max", {1: 0.1, 2: 0.8, 3: 0.2, 4: 0.9}, [1, 4]),
+        ("max", {1: 0.9, 2: 0.8, 3: float("nan"), 4: 0.7}, [1, 4]),
+    ],
+)
+def test_the_best_that_waits_gives_way_to_a_better_one_alone(
+    store: Store, mode: Literal["min", "max"], metrics: dict[int, float | None], saved_steps: list[int]
+) -> None:
+    slow = SlowStore(store)
+    checkpoints = Checkpoints(slow, PREFIX, mode=mode, keep_last=9)
+    save_all(checkpoints, {1: metrics.pop(1)})
+    assert slow.busy.wait(60)
+    save_all(checkpoints, metrics)
+    slow.open.set()
+    checkpoints.close()
+    assert steps(checkpoints) == saved_steps
+    assert [value_of(checkpoints.load(step)) for step in saved_steps] == [float(step) for step in saved_steps]
+    assert checkpoints.left_out == 4 - len(saved_steps)
+
+
+def test_without_room_for_a_third_copy_the_best_is_waited_for(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    slow = SlowStore(store)
+    checkpoints = Checkpoints(slow, PREFIX, staging_bytes=20_000, keep_last=9)
+    save_all(checkpoints, {1: 0.1})
+    assert slow.busy.wait(60)
+    save_all(checkpoints, {2: 0.9})
+    opener = threading.Timer(0.2, slow.open.set)
+    opener.start()
+    begun = time.monotonic()
+    save_all(checkpoints, {3: 0.5})
+    assert time.monotonic() - begun >= 0.19
+    checkpoints.close()
+    assert steps(checkpoints) == [1, 2, 3]
+    assert ["no room for another copy" in record.message for record in caplog.records] == [True]
 
 
 def test_bytes_that_are_not_durable_yet_are_counted(store: Store) -> None:

@@ -2,10 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainers.checkpoints.saves import PREFIX, blob_of, blobs, saved, steps, value_of
+from tests.trainers.checkpoints.saves import PREFIX, blob_of, saved, value_of
 from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
-from tuneyard.trainers.checkpoints.collector import Collected, Collector
-from tuneyard.trainers.checkpoints.retention import Retention
 from tuneyard.trainers.checkpoints.upkeep import Upkeep
 from tuneyard.trainers.errors import CheckpointError
 from tuneyard.trainers.stores.store import Store, open_store
@@ -46,15 +44,3 @@ def test_a_damaged_checkpoint_is_not_fetched(store: Store, tmp_path: Path) -> No
     assert Checkpoints(goal, "").load() is None
     with pytest.raises(CheckpointError, match=r"step 11 is not there.*Saved steps: 10"):
         Upkeep(store, PREFIX).fetch(11, goal)
-
-
-def test_pruning_by_another_policy(store: Store) -> None:
-    checkpoints = saved(store, 3.0, 1.0, 2.0, keep_last=3)
-    upkeep, policy = Upkeep(store, PREFIX), Retention(keep_last=1, keep_best=1)
-    assert upkeep.prune(policy, dry_run=True) == [20]
-    assert steps(checkpoints) == [10, 20, 30]
-    assert upkeep.prune(policy) == [20]
-    assert steps(checkpoints) == [10, 30]
-    assert Collector(store, PREFIX).collect(measure=True) == Collected(1, 128)
-    assert len(blobs(store)) == 3
-    assert upkeep.blob_sizes(10).keys() & upkeep.blob_sizes(30).keys(), "they share what does not change"

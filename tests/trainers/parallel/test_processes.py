@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from tests.trainers.runs import make_spec, stored_record, stored_rows, stored_weights, train_run
+from tuneyard.trainers.claims import Claims
 from tuneyard.trainers.errors import InterruptedRunError
+from tuneyard.trainers.parallel import processes
 from tuneyard.trainers.parallel.processes import WorkerError, train_in_processes
 from tuneyard.trainers.record import RunRecord
 from tuneyard.trainers.spec import TrialSpec
+from tuneyard.trainers.stores.store import open_store
 
 SLOW = {"model.args": {"wait_s": 0.06}, "train.batch_size": 8, "resources.spare_workers": 0}
 """Twelve steps an epoch: workers agree to stop at every eighth, so never at the end of the first or second epoch."""
@@ -91,6 +94,22 @@ def test_a_worker_that_fails_twice_at_the_same_step_ends_them_all_with_one_error
         train_in_processes(spec, 2, 1)
     assert psutil.Process().children(recursive=True) == before
     assert stored_record(spec).status == "failed"
+
+
+def test_who_has_taken_a_run_over_keeps_its_record(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path)
+    train_run(spec)
+    claims = Claims(open_store(spec.store_uri), f"{spec.prefix}claims/")
+    holder = claims.holder(1)
+    assert holder is not None
+    elsewhere = holder.model_copy(update={"machine": "another boot"})
+    open_store(spec.store_uri).put(claims.key(2), elsewhere.model_dump_json().encode())
+    processes._record_failure(spec, "a worker was lost")
+    assert stored_record(spec).status == "completed"
+    gone = holder.model_copy(update={"began": -2})
+    open_store(spec.store_uri).put(claims.key(2), gone.model_dump_json().encode())
+    processes._record_failure(spec, "a worker was lost")
+    assert (stored_record(spec).status, stored_record(spec).error) == ("failed", "a worker was lost")
 
 
 def test_a_mistake_that_all_workers_find_is_told_once(tmp_path: Path) -> None:

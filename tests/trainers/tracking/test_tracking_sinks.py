@@ -47,8 +47,8 @@ class FakeSink:
         if self.fails:
             raise OSError("no space left")
 
-    def finish(self, status: str) -> None:
-        self.texts.append(status)
+    def finish(self, status: str | None) -> None:
+        self.texts.append(str(status))
 
 
 def test_a_failing_tracker_is_said_once_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

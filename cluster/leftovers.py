@@ -1,0 +1,24 @@
+"""What is still there of a cluster in AWS after its end, by the tag that all of it carries."""
+
+from dataclasses import dataclass
+
+from tuneyard.cluster.aws import ended_instances, tagged
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """The ARNs of what is left, or seems to be: AWS lists what is destroyed for some minutes."""
+
+    arns: tuple[str, ...]
+
+
+def aws_leftovers(name: str, region: str | None, bucket: str | None) -> Leftovers:
+    """All with the cluster's tag but its bucket, and machines that have ended.
+
+    Raises:
+        ClusterError: AWS cannot be asked.
+    """
+    found = [arn for arn in tagged(name, region) if bucket is None or not arn.endswith(f":::{bucket}")]
+    machines = {arn.rpartition("/")[2]: arn for arn in found if ":instance/" in arn}
+    over = {machines[one] for one in ended_instances(list(machines), region)}
+    return Leftovers(tuple(sorted(set(found) - over)))

@@ -1,0 +1,41 @@
+"""`tuneyard drain`: a node gives up its work, which goes on elsewhere."""
+
+from rich.console import Console
+
+from tuneyard.cluster.clusters import find_cluster
+from tuneyard.cluster.drain import bring_back, find_node, order_drain, wait_until_left
+from tuneyard.cluster.inventory import Inventory, Node
+
+TOLD_EVERY_S = 10.0
+
+
+def drain_command(wanted: str, *, cluster: str | None, within_s: float, undo: bool) -> None:
+    """Drain the node and wait until its Ray has ended; with `undo`, bring it back."""
+    console = Console(highlight=False)
+    inventory = find_cluster(cluster).inventory()
+    node = find_node(inventory, wanted)
+    if undo:
+        bring_back(inventory, node)
+        console.print(f"{node.name} is back and takes work again.")
+        return
+    order_drain(inventory, node, within_s)
+    console.print(
+        f"{node.name} gets no new work. Its trials save, leave within {within_s:.0f} s at most, and go on elsewhere."
+    )
+    told = [0.0]
+
+    def tell(passed_s: float) -> None:
+        if passed_s - told[0] >= TOLD_EVERY_S:
+            told[0] = passed_s
+            console.print(f"{passed_s:4.0f} s  it still has work")
+
+    took_s = wait_until_left(inventory, node, within_s, tell)
+    console.print(f"{node.name} has left, {took_s:.0f} s later. {_next(inventory, node)}")
+
+
+def _next(inventory: Inventory, node: Node) -> str:
+    """What becomes of the machine."""
+    back = f"tuneyard drain {node.name} --undo"
+    if inventory.kind == "aws":
+        return f"The machine runs on and costs money, unless its group's idle_minutes end it. To use it again: {back}"
+    return f"It stays away, until its machine or its service is started anew: {back}"

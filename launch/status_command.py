@@ -1,0 +1,81 @@
+"""`tuneyard status`: a cluster's nodes, its jobs, what it costs now and what it has cost so far."""
+
+import datetime
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+
+from tuneyard.cluster.aws import Instance, activities, instances
+from tuneyard.cluster.clusters import Cluster, find_cluster
+from tuneyard.cluster.connection import connect
+from tuneyard.cluster.cost import Quote, quote
+from tuneyard.cluster.errors import ClusterError
+from tuneyard.cluster.inventory import Inventory
+from tuneyard.cluster.machines import Fleet
+from tuneyard.cluster.nodes import ClusterNode, nodes_of
+from tuneyard.cluster.prices import PriceTable
+from tuneyard.cluster.spending import Spent, machine_spans, read_marks, running_fleet, spent
+from tuneyard.launch.jobs import Job, list_jobs
+from tuneyard.launch.status_table import show_status
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All that is known; `troubles` says what could not be asked, and why."""
+
+    inventory: Inventory
+    nodes: tuple[ClusterNode, ...]
+    jobs: tuple[Job, ...]
+    now: Quote
+    so_far: Spent
+    troubles: tuple[str, ...]
+
+
+def status_command(name: str | None, *, table: PriceTable, as_json: bool) -> int:
+    """Ask the head and, in AWS, AWS; print what they say. Exits 1 where the head does not answer."""
+    cluster = find_cluster(name)
+    found = read_status(cluster, table)
+    if as_json:
+        told = {
+            "cluster": found.inventory.model_dump(mode="json"), "nodes": [asdict(one) for one in found.nodes],
+            "jobs": [asdict(one) for one in found.jobs], "currency": table.currency, "hour": found.now.hour,
+            "spent": asdict(found.so_far), "prices_as_of": str(table.as_of), "troubles": found.troubles,
+        }  # fmt: skip
+        print(json.dumps(told, indent=1, default=str))  # noqa: T201 - the command line speaks
+    else:
+        show_status(found, table, Console(highlight=False))
+    return 1 if found.troubles else 0
+
+
+def read_status(cluster: Cluster, table: PriceTable) -> Status:
+    """Ask everybody; whoever does not answer is among the troubles.
+
+    Raises:
+        ClusterError: the cluster is not up.
+    """
+    inventory = cluster.inventory()
+    troubles: list[str] = []
+    nodes: Sequence[ClusterNode] = ()
+    jobs: Sequence[Job] = ()
+    try:
+        with connect(inventory) as connection:
+            nodes = nodes_of(connection, inventory)
+            jobs = list_jobs(connection)
+    except ClusterError as error:
+        troubles.append(f"the head does not tell: {error}")
+    machines: list[Instance] = []
+    done = []
+    if inventory.kind == "aws":
+        groups = [group.autoscaling_group for group in inventory.groups if group.autoscaling_group is not None]
+        try:
+            machines = instances(inventory.name, inventory.region)
+            done = activities(groups, inventory.region)
+        except ClusterError as error:
+            troubles.append(str(error))
+    marks = read_marks(cluster.folder) if cluster.ours else []
+    around = marks[-1].fleet() if marks else Fleet(())
+    running = running_fleet(machines, inventory, around) if inventory.kind == "aws" else around
+    so_far = spent(machine_spans(machines, done, inventory), marks, table, datetime.datetime.now(datetime.UTC))
+    return Status(inventory, tuple(nodes), tuple(jobs), quote(running, table), so_far, tuple(troubles))

@@ -1,0 +1,4 @@
+output "ids" {
+  description = "The endpoints, by service."
+  value       = { for service, endpoint in aws_vpc_endpoint.service : service => endpoint.id }
+}

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Looks whether the host can be reached, and can be a node; changes nothing there.
+set -euo pipefail
+source "$(dirname "$0")/connect.sh"
+python=$PYTHON
+[ "$PACKAGE" = - ] || python=$BASE_PYTHON
+script_on_host check.sh "$FOLDER" "$python" "$PACKAGE" "$VERSION" || fail "$HOST cannot be a node as it is"

@@ -1,0 +1,57 @@
+"""Moto as AWS, for Terraform: a server in a process of its own, so that the tests' own boto3 stays as it is."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START_S = 60.0
+REGION = "eu-central-1"
+_PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def moto_server(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
+    """The environment by which Terraform and boto3 reach it, while it runs; its log lies in `folder`."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port = probe.getsockname()[1]
+    url = f"http://{address}:{port}"
+    with (folder / "moto.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", address, "-p", str(port)],
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent,
+        )  # fmt: skip
+    try:
+        _wait(process, url, folder / "moto.log")
+        yield {
+            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true",
+        }  # fmt: skip
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/moto-api/data.json", timeout=2).close()
+            return
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+
+
+def _end_with_parent() -> None:
+    if os.name == "posix":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

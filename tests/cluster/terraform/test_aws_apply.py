@@ -1,0 +1,222 @@
+"""`terraform apply` and `destroy` of `terraform/aws`, on moto: what is made, what is seen of it, and what stays."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.cluster.terraform.aws_root import CONSTRAINTS, WHEEL, AwsRoot
+from tests.cluster.terraform.moto_server import REGION, moto_server
+from tuneyard.cluster.inventory import parse_inventory
+
+pytestmark = [pytest.mark.slow, pytest.mark.terraform, pytest.mark.timeout(600)]
+
+IMAGE = "ami-12c6146b"
+"""One of moto's own; it has no Deep Learning AMI, and no parameter that leads to one."""
+
+COMMON: dict[str, Any] = {
+    "package": str(WHEEL), "constraints": str(CONSTRAINTS), "ami": IMAGE, "head_ami": IMAGE, "zones": 2,
+}  # fmt: skip
+
+MOTO_FORGETS: dict[str, set[str]] = {}
+"""What a second plan would change, for moto answers other than it was told: the attributes, by resource type."""
+
+
+@dataclass
+class Aws:
+    """A moto of one test, and the module on it."""
+
+    root: AwsRoot
+
+    def client(self, service: str) -> Any:
+        given = self.root.environment
+        return boto3.client(
+            service, region_name=REGION, endpoint_url=given["AWS_ENDPOINT_URL"],
+            aws_access_key_id="testing", aws_secret_access_key="testing",
+        )  # type: ignore[call-overload]  # fmt: skip
+
+    def tagged(self, name: str) -> list[str]:
+        """The ARNs of what carries the cluster's tag."""
+        answer = self.client("resourcegroupstaggingapi").get_resources(
+            TagFilters=[{"Key": "tuneyard-cluster", "Values": [name]}]
+        )
+        return [one["ResourceARN"] for one in answer["ResourceTagMappingList"]]
+
+    def unexplained(self) -> dict[str, set[str]]:
+        """What a plan would change now, but for what moto forgets."""
+        found = {
+            address: attributes - MOTO_FORGETS.get(address.split(".")[-2], set())
+            for address, attributes in self.root.changes().items()
+        }
+        return {address: attributes for address, attributes in found.items() if attributes}
+
+    def running(self) -> list[dict[str, Any]]:
+        """The machines that are not ended."""
+        pages = self.client("ec2").describe_instances()["Reservations"]
+        return [one for page in pages for one in page["Instances"] if one["State"]["Name"] != "terminated"]
+
+
+@pytest.fixture
+def aws(tmp_path: Path) -> Iterator[Aws]:
+    with moto_server(tmp_path) as environment:
+        yield Aws(AwsRoot.make(tmp_path / "root", environment))
+
+
+def test_the_smallest_cluster_comes_and_goes(aws: Aws) -> None:
+    aws.root.write(COMMON)
+    aws.root.apply()
+
+    inventory = parse_inventory(json.dumps(aws.root.output("inventory")), "the test")
+    assert (inventory.kind, inventory.name, inventory.version, inventory.region) == ("aws", "tuneyard", "0.1.0", REGION)
+    assert [group.model_dump() for group in inventory.groups] == [
+        {
+            "name": "gpu", "machines": ["g6.xlarge", "g5.xlarge"], "count": 1, "gpus": 1, "on_demand_percent": 100,
+            "autoscaling_group": "tuneyard-tuneyard-gpu",
+        }
+    ]  # fmt: skip
+    assert len(aws.running()) == 2
+    _token_is_nowhere_but_in_its_parameter(aws)
+    _nothing_is_public(aws)
+    assert aws.unexplained() == {}
+
+    # The workers were idle, and have left: the next apply brings them back.
+    aws.client("autoscaling").set_desired_capacity(AutoScalingGroupName="tuneyard-tuneyard-gpu", DesiredCapacity=0)
+    aws.root.apply()
+    assert len(aws.running()) == 2
+
+    aws.root.destroy()
+    assert aws.running() == []
+    assert json.loads(aws.root.state)["resources"] == []
+    assert [arn for arn in aws.tagged("tuneyard") if ":instance/" not in arn] == []
+
+
+def test_a_mix_of_spot_and_two_groups(aws: Aws) -> None:
+    groups = {
+        "small": {"machines": ["g6.xlarge", "g5.xlarge", "g4dn.xlarge"], "on_demand_percent": 25},
+        "big": {"machines": ["p3.8xlarge"]},
+    }
+    more = {"budget": {"usd_per_month": 500, "emails": ["me@example.org"]}, "internet": "none", "index_url": "https://i"}
+    aws.root.write({**COMMON, **more, "name": "lab", "groups": groups, "workers": {"small": 4, "big": 1}})
+    aws.root.apply()
+
+    inventory = parse_inventory(json.dumps(aws.root.output("inventory")), "the test")
+    assert {group.name: (group.count, group.gpus, group.on_demand_percent) for group in inventory.groups} == {
+        "small": (4, 1, 25), "big": (1, 4, 100),
+    }  # fmt: skip
+    made = {one["AutoScalingGroupName"]: one for one in aws.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]}
+    spread = made["tuneyard-lab-small"]["MixedInstancesPolicy"]["InstancesDistribution"]
+    assert spread["OnDemandPercentageAboveBaseCapacity"] == 25
+    assert [hook["LifecycleTransition"] for hook in _hooks(aws, "tuneyard-lab-small")] == ["autoscaling:EC2_INSTANCE_TERMINATING"]
+    assert aws.client("ec2").describe_nat_gateways()["NatGateways"] == []
+    assert aws.unexplained() == {}
+
+    # The one owner of the count: another number changes that group alone.
+    aws.root.write({**COMMON, **more, "name": "lab", "groups": groups, "workers": {"small": 2, "big": 1}})
+    changed = {address: attributes for address, attributes in aws.root.changes().items() if "desired_capacity" in attributes}
+    assert set(changed) == {'module.workers["small"].aws_autoscaling_group.workers'}
+    aws.root.destroy()
+    assert aws.running() == []
+
+
+def test_an_existing_network_stays_as_it_is(aws: Aws) -> None:
+    ec2 = aws.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+    subnets = [
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.1.{index}.0/24", AvailabilityZone=f"{REGION}{zone}")["Subnet"]["SubnetId"]
+        for index, zone in enumerate("ab")
+    ]
+    before = _network(aws)
+    aws.root.write({**COMMON, "network": {"vpc_id": vpc, "subnet_ids": subnets}})
+    aws.root.apply()
+    assert _network(aws) == before
+    assert {one["SubnetId"] for one in aws.running()} <= set(subnets)
+    assert aws.unexplained() == {}
+    aws.root.destroy()
+    assert _network(aws) == before
+    assert aws.running() == []
+
+
+@pytest.mark.parametrize("moment", ["aws_iam_role.node", "aws_instance.head: Creation complete"])
+def test_an_apply_that_was_killed_goes_on(aws: Aws, moment: str) -> None:
+    aws.root.write(COMMON)
+    _kill_apply_at(aws.root, moment)
+    aws.root.apply()
+    assert aws.unexplained() == {}
+    assert len(aws.running()) == 2
+    aws.root.destroy()
+    assert aws.running() == []
+
+
+def test_a_bucket_with_runs_in_it_is_not_removed(aws: Aws) -> None:
+    aws.root.write(COMMON)
+    aws.root.apply()
+    bucket = aws.root.output("store").removeprefix("s3://").partition("/")[0]
+    aws.client("s3").put_object(Bucket=bucket, Key="runs/one/run.json", Body=b"{}")
+    aws.root.run("destroy", "-auto-approve", "-input=false", allowed=(1,))
+    assert aws.running() == []
+    assert {one["type"] for one in json.loads(aws.root.state)["resources"]} <= {
+        "aws_s3_bucket", "aws_s3_bucket_public_access_block",
+    }  # fmt: skip
+    listed = aws.client("s3").list_objects_v2(Bucket=bucket)
+    assert [one["Key"] for one in listed["Contents"]] == ["runs/one/run.json"]
+
+
+def _token_is_nowhere_but_in_its_parameter(aws: Aws) -> None:
+    answer = aws.client("ssm").get_parameter(Name="/tuneyard/tuneyard/token", WithDecryption=True)["Parameter"]
+    token = answer["Value"]
+    assert (len(token), token.isalnum(), answer["Type"]) == (64, True, "SecureString")
+    aws.root.run("plan", "-input=false", "-out=kept.plan")
+    shown = aws.root.run("show", "-json", "kept.plan")
+    assert token not in shown
+    for path in aws.root.folder.iterdir():
+        if path.is_file():
+            assert token.encode() not in path.read_bytes(), path
+    assert token not in json.dumps(aws.root.output("inventory"))
+
+
+def _nothing_is_public(aws: Aws) -> None:
+    for machine in aws.running():
+        assert "PublicIpAddress" not in machine or machine["PublicIpAddress"] is None
+    for group in aws.client("ec2").describe_security_groups(Filters=[{"Name": "tag:tuneyard-cluster", "Values": ["*"]}])["SecurityGroups"]:
+        for rule in group["IpPermissions"]:
+            assert rule["IpRanges"] == []
+            assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]
+
+
+def _hooks(aws: Aws, group: str) -> list[dict[str, Any]]:
+    return list(aws.client("autoscaling").describe_lifecycle_hooks(AutoScalingGroupName=group)["LifecycleHooks"])
+
+
+def _network(aws: Aws) -> dict[str, int]:
+    ec2 = aws.client("ec2")
+    return {
+        "vpcs": len(ec2.describe_vpcs()["Vpcs"]), "subnets": len(ec2.describe_subnets()["Subnets"]),
+        "routes": sum(len(table["Routes"]) for table in ec2.describe_route_tables()["RouteTables"]),
+        "endpoints": len(ec2.describe_vpc_endpoints()["VpcEndpoints"]),
+        "gateways": len(ec2.describe_nat_gateways()["NatGateways"]),
+    }  # fmt: skip
+
+
+def _kill_apply_at(root: AwsRoot, moment: str) -> None:
+    """SIGKILL to Terraform and its provider when it has said this."""
+    log = root.folder / "killed.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            root.command("apply", "-auto-approve", "-input=false"), cwd=root.folder, env=root.env,
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while moment not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
