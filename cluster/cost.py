@@ -120,6 +120,16 @@ class Payback:
     total: float | None
 
 
+def cheapest_of_each_gpu(offers: Sequence[Offer]) -> list[Offer]:
+    """Of machines with the same GPU the one whose GPU-hour costs least."""
+    found: dict[str, Offer] = {}
+    for offer in offers:
+        best = found.setdefault(offer.machine.gpu, offer)
+        if offer.gpu_hour < best.gpu_hour:
+            found[offer.machine.gpu] = offer
+    return sorted(found.values(), key=lambda offer: offer.gpu_hour)
+
+
 def paybacks(table: PriceTable, gpu_hours: float | None) -> list[Payback]:
     """Every machine for sale whose counterpart for hire is in the table."""
     found = []
@@ -141,7 +151,8 @@ def _until_paid(purchase: Purchase, saved_hour: float) -> float | None:
 
 
 def _part_line(part: Part, table: PriceTable, notes: list[str]) -> Line:
-    what = part.name if part.name in (HEAD, WORKERS) else f"workers {part.name}"
+    named = part.name in (HEAD, WORKERS, *part.machines)
+    what = part.name if named else f"workers {part.name}"
     always = part.name == HEAD
     if not part.machines:
         return _own_line(part, what, table, notes, always=always)
@@ -154,9 +165,10 @@ def _part_line(part: Part, table: PriceTable, notes: list[str]) -> Line:
     others = [found for name in part.machines if (found := table.machine(name)) is not None and found != machine]
     if others and (dearest := max(others, key=lambda one: one.on_demand)).on_demand > machine.on_demand:
         notes.append(f"{what}: with {dearest.name} instead, {part.count * dearest.on_demand:.2f} an hour on demand")
-    kind = "" if always or share == 1.0 else ", spot" if share == 0.0 else f", {1.0 - share:.0%} spot"
+    kind = "" if always or share == 1.0 else "spot" if share == 0.0 else f"{1.0 - share:.0%} spot"
+    detail = ", ".join(filter(None, ("" if what == machine.name else machine.name, kind)))
     return Line(
-        what, part.count, f"{machine.name}{kind}", share * on_demand + (1.0 - share) * spot, on_demand,
+        what, part.count, detail, share * on_demand + (1.0 - share) * spot, on_demand,
         on_demand if always else spot, always,
     )  # fmt: skip
 

@@ -1,9 +1,10 @@
 """The nodes of a running cluster, as Ray's dashboard tells of them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from tuneyard.cluster.aws import ENDED, Instance
 from tuneyard.cluster.connection import Connection
 from tuneyard.cluster.inventory import Inventory
 
@@ -59,6 +60,24 @@ def read_nodes(
         if node.address not in running
     ]
     return sorted([*running.values(), *away], key=lambda node: (not node.head, node.name))
+
+
+def with_machines(nodes: Sequence[ClusterNode], machines: Sequence[Instance]) -> list[ClusterNode]:
+    """The nodes, each with its machine type, and AWS's machines that run and are no node: booting, or broken."""
+    by_address = {one.address: one for one in machines if one.state not in ENDED and one.address is not None}
+    told = [
+        replace(node, note=", ".join(filter(None, (_type(by_address.pop(node.address, None)), node.note))))
+        for node in nodes
+    ]
+    others = [
+        ClusterNode(one.id, address, head=False, state="away", note=f"{_type(one)}, {one.state}, not among Ray's nodes")
+        for address, one in by_address.items()
+    ]
+    return [*told, *others]
+
+
+def _type(machine: Instance | None) -> str:
+    return "" if machine is None else f"{machine.machine}{' on spot' if machine.spot else ''}"
 
 
 def _node(name: str, raylet: Mapping[str, Any], usage: Mapping[str, list[float]], note: str) -> ClusterNode:

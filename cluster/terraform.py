@@ -163,19 +163,20 @@ class Terraform:
             raise self._error(words[0], process.returncode, events, interrupted=bool(interrupts))
 
     def _error(self, command: str, status: int, events: Events, *, interrupted: bool) -> ClusterError:
-        where = f"All it said is in {self._log}."
+        # A plan that failed has said all; the folder of a cluster that was never made goes away with its log.
+        where = f" All it said is in {self._log}." if command == "apply" else ""
         if status < 0:
             name = signal.Signals(-status).name
             return TerraformError(
                 f"terraform {command} was killed by {name}. The state in {self._root} has what was made, but perhaps "
-                f"not what was being made just then. Run the same again: it goes on from there. {where}"
+                f"not what was being made just then. Run the same again: it goes on from there.{where}"
             )
         if interrupted:
             return TerraformInterruptedError(
                 f"terraform {command} was interrupted, and ended in order: its state has all that was made. "
-                f"Run the same again to go on, or tuneyard down to end it. {where}"
+                f"Run the same again to go on, or tuneyard down to end it.{where}"
             )
-        return TerraformError(f"terraform {command} failed: {events.told(self._root)} {where}")
+        return TerraformError(f"terraform {command} failed: {events.told(self._root)}{where}")
 
     @contextmanager
     def _interrupts(self, process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:

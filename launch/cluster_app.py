@@ -117,6 +117,24 @@ def cost(
     )  # fmt: skip
 
 
+@app.command()
+def drain(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Its name, address, or instance id.")],
+    cluster: ClusterName = None,
+    within: Annotated[
+        float, typer.Option("--within", metavar="SECONDS", min=1.0, help="What has not left by then is ended.")
+    ] = 120.0,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring a drained node back: start its service anew.")] = False,
+) -> None:
+    """Take a node out of work, before it is switched off for example, and wait until it has none.
+
+    Sweeps' trials on it save, leave and go on elsewhere, which does not count as a failure; it is given no new work.
+    """
+    from tuneyard.launch.drain_command import drain_command
+
+    drain_command(node, cluster=cluster, within_s=within, undo=undo)
+
+
 def _prices(path: Path | None) -> "PriceTable":
     from tuneyard.cluster.prices import TABLE, price_table
 

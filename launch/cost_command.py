@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from tuneyard.cluster.clusters import find_cluster
-from tuneyard.cluster.cost import Quote, offers, paybacks, quote
+from tuneyard.cluster.cost import Quote, cheapest_of_each_gpu, offers, paybacks, quote
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.machines import fleet_of_inventory, named_machines
 from tuneyard.cluster.prices import PriceTable
@@ -43,6 +43,8 @@ def cost_command(
     if made is not None:
         show_quote(made, table, console)
     if rented:
+        if hours is not None and not names:
+            rented = cheapest_of_each_gpu(rented)
         show_offers(rented, table, hours, console)
         if note is not None:
             console.print(f"! {note}", style="yellow", markup=False)

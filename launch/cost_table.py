@@ -29,10 +29,9 @@ def show_quote(quote: Quote, table: PriceTable, console: Console) -> None:
         shown.add_row("in all", "", "", *(_money(one) for one in (quote.hour, quote.on_demand, quote.spot)))
     console.print(shown)
     if quote.hour:
-        console.print(
-            f"{_money(quote.hour * HOURS_PER_DAY)} {quote.currency} a day, {_money(quote.hour * HOURS_PER_MONTH)} a "
-            f"month; while no worker runs {_money(quote.idle)} an hour."
-        )
+        idle = f"; while no worker runs {_money(quote.idle)} an hour" if 0 < quote.idle < quote.hour else ""
+        day, month = (_money(quote.hour * hours) for hours in (HOURS_PER_DAY, HOURS_PER_MONTH))
+        console.print(f"{day} {quote.currency} a day, {month} a month{idle}")
     for note in quote.notes:
         console.print(f"! {note}", style="yellow", markup=False)
     show_source(table, console)
@@ -62,7 +61,8 @@ def show_offers(offers: Sequence[Offer], table: PriceTable, gpu_hours: float | N
         machine = offer.machine
         cells = [machine.name, f"{machine.gpus} x {machine.gpu}", _money(offer.gpu_hour), _money(offer.gpu_hour_spot)]
         shown.add_row(*cells, *([] if gpu_hours is None else [_money(offer.total), _money(offer.total_spot)]))
-    console.print(Text.assemble(("to rent", "bold"), f", {table.currency}"))
+    which = "" if gpu_hours is None else "; a faster GPU takes fewer hours"
+    console.print(Text.assemble(("to rent", "bold"), f", {table.currency}{which}"))
     console.print(shown)
 
 
@@ -75,14 +75,14 @@ def show_paybacks(paybacks: Sequence[Payback], table: PriceTable, gpu_hours: flo
         ("instead of", False),
         ("pays after", True),
     ]
-    shown = _table(*columns, ("against spot", True), *([] if gpu_hours is None else [("power in all", True)]))
+    shown = _table(*columns, ("against spot", True), *([] if gpu_hours is None else [("power", True)]))
     for one in paybacks:
         cells = [
             one.purchase.name, f"{one.purchase.price:,.0f}", _money(one.running_hour), one.purchase.like,
             _long(one.hours), _long(one.hours_spot),
         ]  # fmt: skip
         shown.add_row(*cells, *([] if gpu_hours is None else [_money(one.total)]))
-    console.print(Text.assemble(("to buy", "bold"), f", {table.currency}; pays after so long with all its GPUs busy"))
+    console.print(Text.assemble(("to buy", "bold"), f", {table.currency}; pays after so long, with all its GPUs busy"))
     console.print(shown)
     electricity = table.electricity
     console.print(

@@ -8,7 +8,7 @@ from rich.console import Console
 from tuneyard.cluster.clusters import find_cluster
 from tuneyard.cluster.doctor import cuda, packages
 from tuneyard.cluster.doctor.checkup import Check, run_checks
-from tuneyard.cluster.doctor.findings import Finding, Report, failure, ok
+from tuneyard.cluster.doctor.findings import Finding, Report, failure, ok, warning
 from tuneyard.cluster.doctor.network import Backend, check_network
 from tuneyard.cluster.doctor.nodes import Run, ask_all, nodes_of, over_ssh
 from tuneyard.cluster.doctor.packages import compare_versions
@@ -55,7 +55,8 @@ def doctor_command(
 
 def examine_cluster(inventory: Inventory, wanted: Examination, run: Run) -> list[Report]:
     """A report of this machine, of each node, and of what lies between them."""
-    nodes = nodes_of(inventory)
+    every = nodes_of(inventory)
+    nodes = [node for node in every if node.ssh is not None]
     wanted = _on_nodes(wanted, inventory)
     command = [inventory.python, "-m", "tuneyard.launch.doctor_here"]
     answers = ask_all(dict.fromkeys([node.name for node in nodes], wanted), nodes, command, Report, run, _NODE_LIMIT_S)
@@ -64,7 +65,8 @@ def examine_cluster(inventory: Inventory, wanted: Examination, run: Run) -> list
         Report(machine=name, findings=[_unreached(answer)] if isinstance(answer, ClusterError) else answer.findings)
         for name, answer in answers.items()
     ]
-    between = Report(machine=BETWEEN, findings=_between(inventory, nodes, answered, run))
+    reports += [Report(machine=node.name, findings=[_by_hand(node, inventory)]) for node in every if node.ssh is None]
+    between = Report(machine=BETWEEN, findings=_between(inventory, every, answered, run))
     return [Report(machine=HERE, findings=_here(inventory, wanted, answered)), *reports, between]
 
 
@@ -112,6 +114,16 @@ def _unreached(error: ClusterError) -> Finding:
         REACHED,
         str(error),
         "See that it is up, that its address and key in the inventory are right, and that port 22 is open to you.",
+    )
+
+
+def _by_hand(node: Node, inventory: Inventory) -> Finding:
+    """A node to which only AWS's Session Manager leads."""
+    return warning(
+        REACHED,
+        "not looked at: there is no SSH to it",
+        f"Open a shell there: aws ssm start-session --target {node.instance_id or node.name}. In it: sudo "
+        f"{inventory.python} -m tuneyard.launch doctor --node {inventory.folder}",
     )
 
 

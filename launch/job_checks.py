@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +60,7 @@ def check_here(experiment: Experiment, project_dir: Path) -> None:
     classes = experiment.data.classes or STAND_IN_CLASSES
     given = experiment.data.channels
     channels = 3 if given == "auto" else given
-    if given != "auto":
-        check_augment(experiment, channels)
+    _check_augment(experiment, [3, 1] if given == "auto" else [given])
     task = task_class(experiment.task, project_dir)(classes, experiment.train)
     check_metric(experiment, task.metric_names())
     for variant in model_variants(experiment):
@@ -99,6 +99,19 @@ def key_warnings(experiment: Experiment, nodes: Sequence[Found]) -> list[str]:
         "parameters (AWS), and apply the cluster again."
     )
     return [told]
+
+
+def _check_augment(experiment: Experiment, channels: Sequence[int]) -> None:
+    """Raises what the first number of channels meets, where none of them will do."""
+    try:
+        check_augment(experiment, channels[0])
+    except ConfigError as error:
+        if len(channels) == 1:
+            raise
+        with suppress(ConfigError):
+            _check_augment(experiment, channels[1:])
+            return
+        raise error from None
 
 
 def _store(experiment: Experiment, inventory: Inventory) -> list[Change]:
@@ -142,7 +155,7 @@ def _files(experiment: Experiment) -> Iterable[tuple[str, str]]:
         named.add(("tune.search", experiment.tune.search))
     found = {(key, name.rpartition(":")[0]) for key, name in named if is_user_reference(name)}
     kind, colon, rest = experiment.data.source.partition(":")
-    if colon and kind in _PATHS:
+    if colon and kind in _PATHS and "://" not in rest:
         found.add(("data.source", rest))
     if experiment.train.deepspeed.config is not None:
         found.add(("train.deepspeed.config", experiment.train.deepspeed.config))

@@ -95,7 +95,7 @@ def _write(text: str) -> None:
 
 
 def _table(jobs: list[Job], width: int) -> Table:
-    columns = {
+    columns: dict[str, list[str]] = {
         "job": [job.id for job in jobs],
         "status": [job.status for job in jobs],
         "began": [_when(job.started) for job in jobs],

@@ -69,15 +69,7 @@ def ask_nodes(connection: Connection) -> list[Found]:
     entrypoint = shlex.join([connection.inventory.python, _SCRIPT])
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / _SCRIPT).write_text(files("tuneyard.tune").joinpath("versions.py").read_text())
-        submit_job(
-            connection,
-            job_id,
-            entrypoint,
-            folder=Path(folder),
-            modules=[],
-            environment={},
-            metadata={}
-        )
+        submit_job(connection, job_id, entrypoint, folder=Path(folder), modules=[], environment={}, metadata={})
     job = _wait(connection, job_id)
     log = read_log(connection, job_id)
     forget_job(connection, job_id)

@@ -14,7 +14,7 @@ from tuneyard.cluster.cost import Quote, quote
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Inventory
 from tuneyard.cluster.machines import Fleet
-from tuneyard.cluster.nodes import ClusterNode, nodes_of
+from tuneyard.cluster.nodes import ClusterNode, nodes_of, with_machines
 from tuneyard.cluster.prices import PriceTable
 from tuneyard.cluster.spending import Spent, machine_spans, read_marks, running_fleet, spent
 from tuneyard.launch.jobs import Job, list_jobs
@@ -74,6 +74,7 @@ def read_status(cluster: Cluster, table: PriceTable) -> Status:
             done = activities(groups, inventory.region)
         except ClusterError as error:
             troubles.append(str(error))
+        nodes = with_machines(nodes, machines)
     marks = read_marks(cluster.folder) if cluster.ours else []
     around = marks[-1].fleet() if marks else Fleet(())
     running = running_fleet(machines, inventory, around) if inventory.kind == "aws" else around

@@ -127,7 +127,7 @@ def _check_nodes(nodes: Sequence[Found], experiment: Experiment, console: Consol
         console.print(f"warning: {warning}", soft_wrap=True)
     if parity.send_code:
         version = here.version("tuneyard")
-        console.print(f"The nodes have another tuneyard than this one ({version}): it is sent along, for this job.")
+        console.print(f"The nodes have other code than this machine's tuneyard {version}: ours goes with this job.")
     return parity.send_code
 
 

@@ -224,7 +224,7 @@ class Run:
 
 
 def check_same_data(fingerprints: Sequence[str]) -> None:
-    """Raise DataError where the workers, by rank, do not see the same data: each would train on another training set."""
+    """Raise DataError where the workers, by rank, do not see the same data: each would train on its own."""
     different = [rank for rank, found in enumerate(fingerprints) if found != fingerprints[0]]
     if different:
         raise DataError(

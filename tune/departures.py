@@ -1,7 +1,7 @@
 """Trials that have to leave: those on machines that are being taken away, and all of them when the sweep is to stop.
 
-They save and leave by themselves. Who has not left in time is ended: some wait in its process has no end, and its newest
-durable checkpoint is what the run goes on from.
+They save and leave by themselves. Who has not left in time is ended: some wait in its process has no end. The run goes
+on from its newest durable checkpoint.
 """
 
 import logging
@@ -51,7 +51,7 @@ class Place(Protocol):
 
 @dataclass(slots=True)
 class _Leaving:
-    """A run that has to leave its nodes: `until`, by the clock. machine_s: what its machine said it has; None: enough."""
+    """A run that has to leave its nodes: `until`, by the clock. machine_s: what its machine had left; None: enough."""
 
     until: float
     machine_s: float | None

@@ -68,5 +68,5 @@ def resources_without(nodes: Collection[str]) -> dict[str, float]:
     there = Counter[str]()
     for node, resources in state.state.total_resources_per_node().items():
         if node not in nodes:
-            there.update(resources)  # type: ignore[arg-type]
+            there.update(resources)
     return dict(there)

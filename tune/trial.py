@@ -38,8 +38,8 @@ class Trial(tune.Trainable):
     there is `refused`, the error, where the trial's values do not go together.
 
     A step's result is the epoch's row of metrics and one of `finished`, `paused` (saved, to go on later), or no row and
-    `interrupted` or `failed`, the error, with `out_of_memory`. A failure that its processes do not outlive is raised, and
-    so is the order to leave this machine: no other trial is to train in them.
+    `interrupted` or `failed`, the error, with `out_of_memory`. A failure that its processes do not outlive is raised,
+    and so is the order to leave this machine: no other trial is to train in them.
 
     Checkpoints go past Ray, from the run straight to its store. A run is built in its first step and not before, so
     that a trial that cannot be built fails alone.

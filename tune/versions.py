@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import platform
 import sys
@@ -56,7 +57,7 @@ def main() -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     here = ray.get_runtime_context().get_node_id()
     ask = ray.remote(num_cpus=0)(installed)
     nodes = [node for node in ray.nodes() if node["Alive"]]

@@ -1,4 +1,4 @@
-"""What a sweep's driver asks of its trials' processes, as they see it on every node: a key in Ray's own key-value store.
+"""What a sweep's driver asks of its trials' processes on every node: a key in Ray's own key-value store.
 
 All are to stop, or some are to leave, since the machine that they are on is being taken away. Either way a trial saves
 after its current step, and ends its leg.

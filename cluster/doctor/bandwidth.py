@@ -48,7 +48,7 @@ class BandwidthRequest(BaseModel):
 
 
 class BandwidthReply(BaseModel):
-    """What one node measured: all nodes together, and its own pairs, by the other's rank; or the `error`.
+    """What one node measured: all nodes together, and what it sends to each other one, by rank; or the `error`.
 
     `all_reduce_bytes_per_s` is what NCCL's tests call bus bandwidth: what each link carries, however many nodes.
     """
@@ -121,27 +121,41 @@ def _reduce(size: int, device: "torch.device") -> float:
 
 
 def _in_pairs(request: BandwidthRequest, size: int, device: "torch.device") -> dict[int, float]:
-    """Bytes per second between this node and each other one, one way, while the other pairs send too."""
+    """Bytes per second from this node to each other one, while the other pairs send too."""
     import torch
     import torch.distributed as dist
 
     size = max(_LEAST_BYTES, size // _PAIR_SHARE) // 4 * 4
-    data = torch.ones(size // 4, device=device)
+    data, thanks = torch.ones(size // 4, device=device), torch.ones(1, device=device)
     found: dict[int, float] = {}
     for partners in schedule(request.nodes):
         dist.barrier()
         partner = partners.get(request.rank)
         if partner is None:
             continue
-        for _ in range(2):  # the first one opens the connection
-            begun = time.perf_counter()
-            first, second = (dist.send, dist.recv) if request.rank < partner else (dist.recv, dist.send)
-            first(data, partner)
-            second(data, partner)
-            _finish(device)
-            found[partner] = 2 * size / (time.perf_counter() - begun)
+        for sender in sorted((request.rank, partner)):
+            _send(thanks, thanks, sender == request.rank, partner)  # opens the connection
+            took_s = _send(data, thanks, sender == request.rank, partner)
+            if sender == request.rank:
+                found[partner] = size / took_s
     dist.barrier()
     return found
+
+
+def _send(data: "torch.Tensor", thanks: "torch.Tensor", sends: bool, partner: int) -> float:
+    """Send `data` to the partner, or take it, until all of it has been thanked for; the seconds that it took."""
+    import torch.distributed as dist
+
+    _finish(data.device)
+    begun = time.perf_counter()
+    if sends:
+        dist.send(data, partner)
+        dist.recv(thanks, partner)
+    else:
+        dist.recv(data, partner)
+        dist.send(thanks, partner)
+    _finish(data.device)
+    return time.perf_counter() - begun
 
 
 def schedule(nodes: int) -> list[dict[int, int]]:

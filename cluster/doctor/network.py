@@ -108,25 +108,23 @@ def judge_bandwidth(names: Sequence[str], backend: Backend, replies: Mapping[str
     """The finding about the replies of these nodes, which have their places in `names` as ranks."""
     first = replies[names[0]]
     rates = {
-        (names[rank], names[other]): min(rate, replies[names[other]].pairs_bytes_per_s.get(rank, rate))
+        (names[rank], names[other]): rate
         for rank in range(len(names))
         for other, rate in replies[names[rank]].pairs_bytes_per_s.items()
-        if rank < other
     }
     data = {
         "backend": backend, "all_reduce_bytes": first.sent_bytes,
         "all_reduce_bytes_per_s": round(first.all_reduce_bytes_per_s),
-        "pairs": [{"between": list(pair), "bytes_per_s": round(rate)} for pair, rate in rates.items()],
+        "links": [{"from": here, "to": there, "bytes_per_s": round(rate)} for (here, there), rate in rates.items()],
     }  # fmt: skip
     slowest, fastest = min(rates.values()), max(rates.values())
-    span = rate_text(slowest) if len(rates) == 1 else f"{rate_text(slowest)} to {rate_text(fastest)}"
     told = (
         f"{backend}, {len(names)} nodes: all-reduce of {size_text(first.sent_bytes)} at "
-        f"{rate_text(first.all_reduce_bytes_per_s)}; between two {span}"
+        f"{rate_text(first.all_reduce_bytes_per_s)}; one to one {rate_text(slowest)} to {rate_text(fastest)}"
     )
     usual = statistics.median(rates.values())
     slow = [
-        f"{here} to {there} {rate_text(rate)}" for (here, there), rate in rates.items() if rate < _SLOW_SHARE * usual
+        f"{here} → {there} {rate_text(rate)}" for (here, there), rate in rates.items() if rate < _SLOW_SHARE * usual
     ]
     if slow:
         return warning(

@@ -21,11 +21,7 @@ _AT_A_TIME = 64
 def over_ssh(node: Node, command: Sequence[str], stdin: str, timeout_s: float) -> str:
     """Run a command there over SSH. Raises `ClusterError`."""
     if node.ssh is None:
-        raise ClusterError(
-            f"{node.name} is not reached over SSH, which the doctor needs from here. Open a shell there (aws ssm "
-            f"start-session --target {node.instance_id or node.name}) and run, as the owner of the cluster's folder: "
-            f"{command[0]} -m tuneyard.launch doctor --node FOLDER"
-        )
+        raise ClusterError(f"The inventory does not say how {node.name} is reached over SSH.")
     return run_on(node.ssh, command, stdin=stdin, timeout_s=timeout_s)
 
 

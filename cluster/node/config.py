@@ -28,7 +28,7 @@ class NodeConfig(BaseModel):
     head: str = Field("", description="The head's address; empty on the head itself.")
     kind: Literal["aws", "onprem"] = Field(description="What provisioned it.")
     region: str | None = Field(None, description="AWS: the region of its parameters and its autoscaling group.")
-    gcs_port: Port = Field(6379, description="Where the head's GCS listens.")
+    gcs_port: Port = Field(6379, description="Where the head's GCS listens; Ray's agents take the six ports after it.")
     dashboard_port: Port = Field(8265, description="Where the head's dashboard listens, on 127.0.0.1 only.")
     num_cpus: int | None = Field(None, ge=0, description="CPUs that Ray hands out. None: Ray counts.")
     num_gpus: int | None = Field(None, ge=0, description="GPUs that Ray hands out. None: Ray counts.")
@@ -46,9 +46,11 @@ class NodeConfig(BaseModel):
     autoscaling_group: str | None = Field(None, description="AWS: the group that a worker belongs to.")
 
     @model_validator(mode="after")
-    def _head_known(self) -> Self:
+    def _fits(self) -> Self:
         if self.role == "worker" and not self.head:
             raise ValueError("a worker needs `head`: the head's address")
+        if self.gcs_port <= self.dashboard_port <= self.gcs_port + 6:
+            raise ValueError("`dashboard_port` is one of `gcs_port` and the six after it, which Ray's agents take")
         return self
 
     @property

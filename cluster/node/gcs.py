@@ -3,6 +3,7 @@
 It speaks to the GCS past Ray's own client, which ends the whole process when its head is away for a minute.
 """
 
+import importlib
 import os
 import time
 from dataclasses import dataclass
@@ -49,13 +50,12 @@ class Gcs:
     def __init__(self, address: str) -> None:
         """`address`: host:port. The token and the certificates are those that the environment names."""
         from ray._private.gcs_utils import create_gcs_channel
-        from ray.core.generated import autoscaler_pb2_grpc, gcs_service_pb2_grpc
 
         self._address = address
         self._channel: Any = create_gcs_channel(address)
-        self._autoscaler = autoscaler_pb2_grpc.AutoscalerStateServiceStub(self._channel)
-        self._nodes = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(self._channel)
-        self._jobs = gcs_service_pb2_grpc.JobInfoGcsServiceStub(self._channel)
+        self._autoscaler = _generated("autoscaler_pb2_grpc").AutoscalerStateServiceStub(self._channel)
+        self._nodes = _generated("gcs_service_pb2_grpc").NodeInfoGcsServiceStub(self._channel)
+        self._jobs = _generated("gcs_service_pb2_grpc").JobInfoGcsServiceStub(self._channel)
 
     def close(self) -> None:
         """Let the connection go."""
@@ -63,11 +63,9 @@ class Gcs:
 
     def nodes(self) -> list[RayNode]:
         """All nodes that Ray remembers, in the order they came; of those that are gone about a thousand."""
-        from ray.core.generated import autoscaler_pb2, gcs_service_pb2
-
-        known = self._ask(self._nodes.GetAllNodeInfo, gcs_service_pb2.GetAllNodeInfoRequest())
+        known = self._ask(self._nodes.GetAllNodeInfo, _generated("gcs_service_pb2").GetAllNodeInfoRequest())
         states = self._ask(
-            self._autoscaler.GetClusterResourceState, autoscaler_pb2.GetClusterResourceStateRequest()
+            self._autoscaler.GetClusterResourceState, _generated("autoscaler_pb2").GetClusterResourceStateRequest()
         ).cluster_resource_state.node_states
         by_id = {state.node_id: state for state in states}
         return [
@@ -81,12 +79,11 @@ class Gcs:
         `within_s`: the machine goes then, whatever runs on it. Raises BusyError where a node is to leave as idle and
         has work.
         """
-        from ray.core.generated import autoscaler_pb2
-
+        messages = _generated("autoscaler_pb2")
         name = "PREEMPTION" if reason == "preemption" else "IDLE_TERMINATION"
-        request = autoscaler_pb2.DrainNodeRequest(
+        request = messages.DrainNodeRequest(
             node_id=bytes.fromhex(node_id),
-            reason=autoscaler_pb2.DrainNodeReason.Value(f"DRAIN_NODE_REASON_{name}"),
+            reason=messages.DrainNodeReason.Value(f"DRAIN_NODE_REASON_{name}"),
             reason_message=message,
             deadline_timestamp_ms=0 if within_s is None else int((time.time() + within_s) * 1000),
         )
@@ -96,16 +93,14 @@ class Gcs:
 
     def running_jobs(self) -> int:
         """How many jobs run, whether submitted or started by hand; Ray's own do not count."""
-        from ray.core.generated import gcs_service_pb2
-
-        request = gcs_service_pb2.GetAllJobInfoRequest(
+        request = _generated("gcs_service_pb2").GetAllJobInfoRequest(
             skip_submission_job_info_field=True, skip_is_running_tasks_field=True
         )
         jobs = self._ask(self._jobs.GetAllJobInfo, request).job_info_list
         return sum(not job.is_dead and not job.config.ray_namespace.startswith(INTERNAL) for job in jobs)
 
     def _ask(self, method: Any, request: Any) -> Any:
-        import grpc
+        import grpc  # type: ignore[import-untyped]
 
         try:
             return method(request, timeout=TIMEOUT_S)
@@ -126,6 +121,14 @@ def connect(config: NodeConfig, folder: NodeFolder) -> Gcs:
     return Gcs(f"{config.head_address or own_address(config)}:{config.gcs_port}")
 
 
+def load() -> None:
+    """Import what a connection needs: seconds, which are short after a notice."""
+    import ray._private.gcs_utils  # noqa: F401
+
+    for name in ("autoscaler_pb2_grpc", "gcs_service_pb2_grpc"):
+        _generated(name)
+
+
 def own_node(nodes: list[RayNode], config: NodeConfig) -> RayNode | None:
     """This machine's node among them: the newest of its name and address, since a Ray that was started again is new.
 
@@ -134,18 +137,17 @@ def own_node(nodes: list[RayNode], config: NodeConfig) -> RayNode | None:
     address = own_address(config)
     ours = [node for node in nodes if node.name == config.node_name and node.address == address]
     alive = [node for node in ours if node.alive]
-    return (alive or ours or [None])[-1]
+    return next(reversed(alive or ours), None)
 
 
 def _node(info: Any, state: Any) -> RayNode:
-    from ray.core.generated import autoscaler_pb2, common_pb2, gcs_pb2
-
-    if info.state == gcs_pb2.GcsNodeInfo.DEAD:
-        drained = (common_pb2.NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED, common_pb2.NodeDeathInfo.AUTOSCALER_DRAIN_IDLE)
+    death, status = _generated("common_pb2").NodeDeathInfo, _generated("autoscaler_pb2").NodeStatus
+    if info.state == _generated("gcs_pb2").GcsNodeInfo.DEAD:
+        drained = (death.AUTOSCALER_DRAIN_PREEMPTED, death.AUTOSCALER_DRAIN_IDLE)
         found: NodeState = "left" if info.death_info.reason in drained else "lost"
-    elif state is not None and state.status == autoscaler_pb2.NodeStatus.DRAINING:
+    elif state is not None and state.status == status.DRAINING:
         found = "draining"
-    elif state is not None and state.status == autoscaler_pb2.NodeStatus.IDLE:
+    elif state is not None and state.status == status.IDLE:
         found = "idle"
     else:
         found = "busy"
@@ -153,3 +155,8 @@ def _node(info: Any, state: Any) -> RayNode:
     return RayNode(
         info.node_id.hex(), info.node_name, info.node_manager_address, info.is_head_node, found, idle_s
     )  # fmt: skip
+
+
+def _generated(name: str) -> Any:
+    """One of Ray's modules of messages and services. They are generated, and carry no types."""
+    return importlib.import_module(f"ray.core.generated.{name}")

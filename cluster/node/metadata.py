@@ -71,4 +71,6 @@ def spot_deadline(text: str) -> datetime.datetime:
     try:
         return datetime.datetime.fromisoformat(json.loads(text)["time"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ClusterError(f"The metadata service says of spot/instance-action what is not understood: {text}") from error
+        raise ClusterError(
+            f"What the metadata service says of spot/instance-action is not understood: {text}"
+        ) from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.folder import NodeFolder
+from tuneyard.cluster.node.gcs import connect, own_node
 from tuneyard.cluster.node.metadata import Metadata, spot_deadline
 
 POLL_S = 5.0
@@ -53,8 +54,6 @@ def drain_here(
         AwayError: the node has not joined, or has left already.
         ClusterError: this is the head, or the head does not answer.
     """
-    from tuneyard.cluster.node.gcs import connect, own_node
-
     if config.role == "head":
         raise ClusterError(
             "The head cannot be drained: its jobs, which drive the sweeps, run there. Stop them (tuneyard stop), and "
@@ -65,7 +64,7 @@ def drain_here(
     try:
         node = own_node(gcs.nodes(), config)
         if node is None or not node.alive:
-            raise AwayError(f"{config.node_name} is not in the cluster {config.cluster} now: there is nothing to drain.")
+            raise AwayError(f"{config.node_name} is not in cluster {config.cluster} now: there is nothing to drain.")
         before = place.drained.exists()
         # First: a node without work ends at once.
         place.mark_drained(reason)

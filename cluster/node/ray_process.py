@@ -19,6 +19,12 @@ from tuneyard.cluster.node.processes import has_child
 
 STARTED = "Ray runtime started."
 """What `ray start` prints when the node has joined its cluster."""
+AFTER_GCS = (
+    "dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent", "metrics-export", "node-manager",
+    "object-manager",
+)  # fmt: skip
+"""What listens on the ports after the GCS's, in this order. A raylet gives agents that choose a port themselves 15 s to
+say which, and dies (ray-project/ray#65983): too little on a busy machine. And a firewall can know these."""
 END_S = 20.0
 READ_S = 2.0
 LAST_LINES = 12
@@ -32,6 +38,7 @@ def ray_command(config: NodeConfig, folder: NodeFolder, address: str) -> list[st
         sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
         f"--node-ip-address={address}", f"--node-name={config.node_name}", f"--temp-dir={folder.ray_temp(config)}",
     ]  # fmt: skip
+    line += [f"--{name}-port={config.gcs_port + 1 + index}" for index, name in enumerate(AFTER_GCS)]
     if config.role == "head":
         line += [
             "--head", f"--port={config.gcs_port}", "--include-dashboard=true",

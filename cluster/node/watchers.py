@@ -8,6 +8,8 @@ from pathlib import Path
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.folder import NodeFolder
+from tuneyard.cluster.node.gcs import connect, load, own_node
+from tuneyard.cluster.node.idle import IdleHead, IdleWatch, IdleWorker
 from tuneyard.cluster.node.metadata import Metadata
 from tuneyard.cluster.node.preemption import AwayError, Notices, PreemptionWatch, drain_here
 
@@ -36,6 +38,7 @@ def start_watchers(config: NodeConfig, folder: Path) -> list[threading.Thread]:
                 if not NodeFolder(folder).drained.exists():  # else it has left before: by hand, or for want of work
                     raise
 
+        threading.Thread(target=load, name="load-ray", daemon=True).start()
         watches.append(PreemptionWatch(Notices(metadata), drain, lambda: _release(config, folder, metadata)))
     idle = _idle_watch(config, folder, metadata)
     watches += [idle] if idle is not None else []
@@ -45,9 +48,6 @@ def start_watchers(config: NodeConfig, folder: Path) -> list[threading.Thread]:
 
 
 def _idle_watch(config: NodeConfig, folder: Path, metadata: Metadata) -> threading.Thread | None:
-    # Here and not at the top: it imports Ray, later.
-    from tuneyard.cluster.node.idle import IdleHead, IdleWatch, IdleWorker
-
     if config.role == "head":
         if config.head_idle_minutes is None:
             return None
@@ -74,8 +74,6 @@ def _stop(config: NodeConfig, metadata: Metadata) -> None:
 def _release(config: NodeConfig, folder: Path, metadata: Metadata) -> None:
     """Wait until Ray here has ended, then tell the group that it may end the machine."""
     from tuneyard.cluster.aws import let_group_end_instance
-    from tuneyard.cluster.node.gcs import connect, own_node
-
     deadline = time.monotonic() + LEAVE_S
     while time.monotonic() < deadline:
         try:

@@ -31,9 +31,10 @@ locals {
     dashboard_port   = var.dashboard_port
   }
 
-  bucket     = var.bucket != null ? var.bucket : one(module.bucket[*].name)
-  vpc_id     = var.network != null ? var.network.vpc_id : one(module.network[*].vpc_id)
-  subnet_ids = var.network != null ? var.network.subnet_ids : one(module.network[*].subnet_ids)
+  # By index, and not by splat: who uses a splat waits for all that is in the module, such as the lifecycle rules' minute.
+  bucket     = var.bucket != null ? var.bucket : module.bucket[0].name
+  vpc_id     = var.network != null ? var.network.vpc_id : module.network[0].vpc_id
+  subnet_ids = var.network != null ? var.network.subnet_ids : module.network[0].subnet_ids
 }
 
 module "network" {

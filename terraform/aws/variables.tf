@@ -125,7 +125,7 @@ variable "package" {
   default     = null
 
   validation {
-    condition     = var.package == null || can(regex("(^|/)tuneyard-[A-Za-z0-9_.+-]+\\.whl$", var.package)) && fileexists(coalesce(var.package, "/"))
+    condition     = var.package == null || can(regex("(^|/)tuneyard-[A-Za-z0-9_.+-]+\\.whl$", var.package)) && try(fileexists(var.package), false)
     error_message = "package: give the path of a wheel that exists, such as dist/tuneyard-0.1.0-py3-none-any.whl."
   }
 }
@@ -136,7 +136,7 @@ variable "constraints" {
   default     = null
 
   validation {
-    condition     = var.constraints == null || fileexists(coalesce(var.constraints, "/"))
+    condition     = var.constraints == null || try(fileexists(var.constraints), false)
     error_message = "constraints: there is no such file."
   }
 }

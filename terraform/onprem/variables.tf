@@ -179,13 +179,13 @@ variable "endpoint_url" {
 }
 
 variable "gcs_port" {
-  description = "The port on the head that the workers join at."
+  description = "The port on the head that the workers join at. Ray's agents take the six after it, its workers 10002 to 19999."
   type        = number
   default     = 6379
 
   validation {
-    condition     = var.gcs_port >= 1024 && var.gcs_port <= 65535
-    error_message = "`gcs_port` is ${var.gcs_port}. Allowed: 1024 to 65535."
+    condition     = var.gcs_port >= 1024 && var.gcs_port <= 9995
+    error_message = "`gcs_port` is ${var.gcs_port}. Allowed: 1024 to 9995, as Ray's workers listen from 10002 on."
   }
 }
 
@@ -195,8 +195,9 @@ variable "dashboard_port" {
   default     = 8265
 
   validation {
-    condition     = var.dashboard_port >= 1024 && var.dashboard_port <= 65535 && var.dashboard_port != var.gcs_port
-    error_message = "`dashboard_port` is ${var.dashboard_port}. Allowed: 1024 to 65535, and not the gcs_port."
+    condition = (var.dashboard_port >= 1024 && var.dashboard_port <= 65535 &&
+    (var.dashboard_port < var.gcs_port || var.dashboard_port > var.gcs_port + 6))
+    error_message = "`dashboard_port` is ${var.dashboard_port}. Allowed: 1024 to 65535, but not gcs_port and the six after it."
   }
 }
 

@@ -31,6 +31,7 @@ def run_instance(name: str) -> str:
     return str(made["Instances"][0]["InstanceId"])
 
 
+@pytest.mark.slow
 def test_the_machines_of_a_cluster_are_found_by_their_tag() -> None:
     ours, _ = run_instance("lab"), run_instance("other")
     (found,) = aws.instances("lab", REGION)
@@ -48,6 +49,7 @@ def test_the_machines_of_a_cluster_are_found_by_their_tag() -> None:
     assert abs((found.ended - datetime.datetime.now(datetime.UTC)).total_seconds()) < 60
 
 
+@pytest.mark.slow
 def test_what_is_left_is_found_by_its_tag_but_for_the_bucket_and_ended_machines() -> None:
     machine = run_instance("lab")
     s3 = boto3.client("s3", region_name=REGION)

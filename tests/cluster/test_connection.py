@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +67,15 @@ def ssh_of(owner: int) -> set[int]:
     return {int(pid) for pid in children if b"ExitOnForwardFailure=yes" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
-def wait_until(found: bool, pid: int) -> bool:
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid}").exists() != found and time.monotonic() < deadline:
+def within(seconds: float, came: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not came() and time.monotonic() < deadline:
         time.sleep(0.02)
-    return Path(f"/proc/{pid}").exists() == found
+    return came()
+
+
+def ends(pid: int) -> bool:
+    return within(5, lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_requests_carry_the_token_and_nothing_stays_open(lab: Lab) -> None:
@@ -82,7 +86,7 @@ def test_requests_carry_the_token_and_nothing_stays_open(lab: Lab) -> None:
         assert TOKEN not in Path(f"/proc/{opened}/cmdline").read_text()
         assert TOKEN not in repr(connection)
         port = int(connection.url.rsplit(":", 1)[1])
-    assert wait_until(False, opened)
+    assert ends(opened)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 1)
 
@@ -114,10 +118,7 @@ def test_a_broken_link_is_noticed_and_made_anew(lab: Lab) -> None:
     with connect(lab.inventory) as connection:
         (opened,) = ssh_of(os.getpid())
         os.kill(opened, signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        while connection.alive and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not connection.alive
+        assert within(5, lambda: not connection.alive)
         with pytest.raises(LinkError, match="The head of cluster lab does not answer"):
             connection.get("/x")
         connection.renew()
@@ -179,7 +180,7 @@ def test_the_tunnel_dies_with_a_process_that_is_killed(lab: Lab) -> None:
         assert owner.stdout.readline()
         (opened,) = ssh_of(owner.pid)
         owner.kill()
-    assert wait_until(False, opened)
+    assert ends(opened)
 
 
 def test_a_node_that_cannot_be_reached_at_all_is_told() -> None:

@@ -15,7 +15,8 @@ PLAIN: dict[str, Any] = {
     "name": "lab", "kind": "onprem", "version": "0", "token": Token(), "python": "/opt/env/bin/python",
     "folder": "/opt/tuneyard/lab", "head": Node(name="head", address="10.0.0.1", ssh=Ssh(host="h")),
     "workers": [
-        Node(name="w1", address="10.0.0.2", ssh=Ssh(host="h1")), Node(name="w2", address="10.0.0.3", ssh=Ssh(host="h2")),
+        Node(name="w1", address="10.0.0.2", ssh=Ssh(host="h1")),
+        Node(name="w2", address="10.0.0.3", ssh=Ssh(host="h2")),
     ],
 }  # fmt: skip
 LAB = Inventory(**PLAIN)
@@ -82,9 +83,12 @@ def test_machines_of_a_group_are_found_by_their_instance_id(monkeypatch: pytest.
     ]
     monkeypatch.setattr("tuneyard.cluster.aws.instances", lambda cluster, region: there)
     ran = list[tuple[str, str]]()
-    monkeypatch.setattr(
-        "tuneyard.cluster.aws.run_on_instance", lambda instance, line, region: ran.append((instance, line)) or ""
-    )
+
+    def run_on_instance(instance: str, line: str, region: str | None) -> str:
+        ran.append((instance, line))
+        return ""
+
+    monkeypatch.setattr("tuneyard.cluster.aws.run_on_instance", run_on_instance)
     aws = Inventory(**PLAIN | {"kind": "aws", "workers": []})
     for wanted in ("i-1", "10.0.1.7", "ip-10-0-1-7"):
         assert find_node(aws, wanted).instance_id == "i-1"

@@ -110,7 +110,7 @@ def test_a_plan_says_what_will_be_made_and_an_apply_makes_it(tmp_path: Path) -> 
 
 def test_a_mistake_is_told_in_terraforms_own_words(tmp_path: Path) -> None:
     made = Made(tmp_path, workers="many")
-    with pytest.raises(TerraformError, match=r"a number is required.*terraform\.log"):
+    with pytest.raises(TerraformError, match="a number is required"):
         made.terraform.plan(made.plan, variables=made.values)
 
 

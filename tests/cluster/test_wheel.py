@@ -61,8 +61,9 @@ def test_it_has_what_nodes_and_users_need_and_nothing_else(wheel: Path) -> None:
     assert [name for name in names if "__pycache__" in name or ".terraform" in name or "tfstate" in name] == []
 
 
-def test_the_same_files_give_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
-    assert build_wheel(tmp_path).read_bytes() == wheel.read_bytes()
+def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (build_wheel(tmp_path / name).read_bytes() for name in "ab")
+    assert first == second
 
 
 @pytest.mark.slow
@@ -104,4 +105,6 @@ def code(wheel: Path) -> dict[str, bytes]:
 def requirements(wheel: Path) -> set[str]:
     archive = zipfile.ZipFile(wheel)
     (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
-    return {line for line in archive.read(metadata).decode().splitlines() if line.startswith("Requires")}
+    lines = archive.read(metadata).decode().splitlines()
+    # Those of extras, which no node needs, are as old as this environment.
+    return {line for line in lines if line.startswith("Requires") and "extra ==" not in line}

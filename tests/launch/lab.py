@@ -58,7 +58,7 @@ class Lab:
     def run(self, *words: str, cwd: Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
         """The same to its end: the exit status, and what it said."""
         process = self.start(*words, cwd=cwd, env=env)
-        said, _ = process.communicate(timeout=150)
+        said, _ = process.communicate(timeout=280)
         return process.returncode, said
 
     def store(self, folder: str) -> Store:

@@ -24,7 +24,7 @@ def plan(tmp_path: Path, gpu: str | None) -> Path:
 
 def test_machines_are_priced_by_the_hour() -> None:
     text = cost("m7i.xlarge", "g6.xlarge=4", "--spot")
-    assert "g6.xlarge, spot" in text
+    assert [line.split()[:3] for line in text.splitlines()][2] == ["g6.xlarge", "4", "spot"]
     assert "prices: AWS list prices, us-east-1, as of 2026-06-30" in text
     told: dict[str, Any] = json.loads(cost("m7i.xlarge", "g6.xlarge=4", "--json"))
     assert told["quote"]["hour"] == pytest.approx(0.2016 + 4 * 0.805)
@@ -36,7 +36,7 @@ def test_a_plan_is_priced_on_every_machine_and_against_buying(tmp_path: Path) ->
     assert "100 GPU-hours" in text
     assert "80.50" in text
     assert "! measured on NVIDIA L4, perhaps up to 130 hours; another GPU takes more or fewer" in text
-    assert "server with 8 x H100" in text
+    assert "8 x H100" in text
     assert "against spot" in text
 
 

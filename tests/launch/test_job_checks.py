@@ -85,6 +85,8 @@ def test_files_of_the_package_are_fine_and_absolute_ones_are_noted(project: Path
     package = choose_files(project)
     fine = experiment(task="task.py:Mine", data__source="folder:images", model__name="reference/small-cnn")
     assert check_files(fine, package) == []
+    for away in ("s3://bucket/images", "csv:s3://bucket/labels.csv"):
+        assert check_files(experiment(data__source=away, model__name="reference/small-cnn"), package) == []
     far = experiment(data__source="folder:/data/images", model__name="reference/small-cnn")
     assert check_files(far, package) == ["data.source: /data/images must lie on the head and on every worker"]
 

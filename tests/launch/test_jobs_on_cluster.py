@@ -104,7 +104,7 @@ def test_the_package_has_the_state_of_the_users_repository(cluster: Lab, project
     assert status == 0, said
     store = cluster.store("committed")
     (run,) = [key for key in store.keys("digits/") if key.endswith("/run.json")]
-    assert read_run(store, run.removesuffix("run.json")).provenance.commit == commit
+    assert read_run(store, run.removesuffix("run.json")).git_commit == commit
 
 
 def test_no_secret_is_in_what_the_dashboard_or_rays_logs_show(cluster: Lab) -> None:
@@ -218,7 +218,7 @@ def test_our_code_is_sent_where_the_nodes_have_another(cluster: Lab, project: Pa
         f"checkpoint.endpoint_url={cluster.server.endpoint_url}", cwd=project, env={"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert status == 0, said
-    assert "The nodes have another tuneyard than this one" in said
+    assert "The nodes have other code than this machine's tuneyard" in said
     assert "the other winner: " in said
 
 

@@ -100,3 +100,12 @@ def test_asking_for_the_environment_imports_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_project_that_was_sent_without_its_repository_says_what_that_said(repository: Path, tmp_path: Path) -> None:
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    found = capture_provenance(repository)
+    (sent / provenance.PACKED).write_text(found.model_dump_json())
+    assert found.commit
+    assert capture_provenance(sent) == found

@@ -17,7 +17,7 @@ from tuneyard.cluster.node.gcs import Gcs
 from tuneyard.trainers.record import read_metrics
 from tuneyard.tune.sweep import RAY_ENVIRONMENT
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOW = {
     "model.args": {"wait_s": 0.05}, "train.epochs": 4, "tune.max_failures": 0, "tune.search": "grid",

@@ -102,14 +102,13 @@ def _named(data: ImageData, local: Local) -> ImageData:
     """Samples of a copy are called by the address of what it is a copy of."""
     if not local.folder:
         return data
-    sets = {"pool": data.pool, "test": data.test}
-    renamed = {
-        which: replace(samples, names=[local.named(name) for name in samples.names])
-        for which, samples in sets.items()
-        if samples is not None
-    }
+    pool, test = (
+        samples and replace(samples, names=[local.named(name) for name in samples.names])
+        for samples in (data.pool, data.test)
+    )
+    assert pool is not None
     skipped = tuple(SkippedFile(local.named(file.path), file.reason) for file in data.skipped)
-    return replace(data, skipped=skipped, **renamed)
+    return replace(data, pool=pool, test=test, skipped=skipped)
 
 
 def _assemble(source: Source, config: DataConfig) -> ImageData:

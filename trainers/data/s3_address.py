@@ -54,12 +54,19 @@ def parse_address(source: str) -> S3Address | None:
         raise ConfigError(f"data.source: {source!r} names no bucket. Write s3://BUCKET/PATH.")
     key, inner = _at_archive(path)
     target = inner or key
-    kind = _KINDS.get(given) or next((kind for end, kind in _BY_ENDING.items() if target.endswith(end)), "folder")
+    kind = _KINDS[given] if given in _KINDS else _by_ending(target)
     if kind != "folder":
         _check_file(source, kind, key, inner)
     if inner is not None and any(part in (".", "..") for part in inner.split("/")):
         raise ConfigError(f"data.source: {source!r} leaves its archive. Give a path inside of it, without '..'.")
     return S3Address(kind, bucket, key if kind != "folder" else key.rstrip("/"), inner)
+
+
+def _by_ending(target: str) -> Kind:
+    for end, kind in _BY_ENDING.items():
+        if target.endswith(end):
+            return kind
+    return "folder"
 
 
 def _at_archive(path: str) -> tuple[str, str | None]:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tuneyard.trainers.data.meter import Meter
@@ -61,12 +62,13 @@ class Fetch:
     def _jobs(self, wanted: Iterable[Wanted]) -> Iterator[Callable[[], None]]:
         for one in wanted:
             if one.found.size_bytes <= PIECE_BYTES:
-                yield lambda one=one: self._bring(one)
+                yield partial(self._bring, one)
             else:
                 pieces = _Pieces(self._scratch / _part_name(one.found), one.found.size_bytes)
                 self._meter.add(pieces.done_bytes, 0, here=True)
-                for start in pieces.missing() or [None]:
-                    yield lambda one=one, pieces=pieces, start=start: self._bring_piece(one, pieces, start)
+                starts: list[int | None] = [*pieces.missing()]
+                for start in starts or [None]:
+                    yield partial(self._bring_piece, one, pieces, start)
 
     def _bring(self, one: Wanted) -> None:
         data = memoryview(bytearray(one.found.size_bytes))

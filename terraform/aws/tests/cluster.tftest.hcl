@@ -15,7 +15,7 @@ run "smallest" {
     error_message = "the inventory names the head"
   }
   assert {
-    condition     = output.inventory.groups == [{ autoscaling_group = "tuneyard-tuneyard-gpu", count = 1, gpus = 1, machines = ["g6.xlarge", "g5.xlarge"], name = "gpu", on_demand_percent = 100 }]
+    condition     = jsonencode(output.inventory.groups) == jsonencode([{ autoscaling_group = "tuneyard-tuneyard-gpu", count = 1, gpus = 1, machines = ["g6.xlarge", "g5.xlarge"], name = "gpu", on_demand_percent = 100 }])
     error_message = "the inventory has the group"
   }
   assert {

@@ -108,7 +108,7 @@ run "folder_that_is_not_to_be_removed" {
 run "ports_that_collide" {
   command = plan
   variables {
-    dashboard_port = 6379
+    dashboard_port = 6385
   }
   expect_failures = [var.dashboard_port]
 }

@@ -25,7 +25,7 @@ W2_ALONE: Broken = dict.fromkeys([("head", "w2"), ("w1", "w2"), ("w2", "head"), 
 
 
 def replies(pairs: dict[tuple[int, int], float]) -> dict[str, BandwidthReply]:
-    """What three nodes say, where pairs of ranks have these bytes per second."""
+    """What three nodes say, where the ways between ranks have these bytes per second, here and back."""
     return {
         name: BandwidthReply(
             sent_bytes=2**26, all_reduce_bytes_per_s=1e9,
@@ -62,13 +62,13 @@ def test_a_slow_link_is_named() -> None:
     found = judge_bandwidth(NAMES, "gloo", replies({(0, 1): 1e9, (0, 2): 12e6, (1, 2): 1.1e9}))
     assert found.result is Result.WARNING
     assert "all-reduce of 67.1 MB at 1 GB/s" in found.found
-    assert "slow: head to w2 12 MB/s" in found.found
+    assert "slow: head → w2 12 MB/s, w2 → head 12 MB/s" in found.found
 
 
 def test_links_alike_and_fast() -> None:
     found = judge_bandwidth(NAMES, "nccl", replies({(0, 1): 1e9, (0, 2): 1.2e9, (1, 2): 1.1e9}))
     assert found.result is Result.OK
-    assert "between two 1 GB/s to 1.2 GB/s" in found.found
+    assert "one to one 1 GB/s to 1.2 GB/s" in found.found
 
 
 def test_links_that_are_all_slow() -> None:

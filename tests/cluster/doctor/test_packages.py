@@ -1,8 +1,9 @@
 """Package versions on one machine, and the same on all."""
 
+import importlib.metadata
+
 import pytest
 
-from tuneyard.cluster.doctor import packages
 from tuneyard.cluster.doctor.findings import Result
 from tuneyard.cluster.doctor.packages import check_packages, compare_versions, versions
 
@@ -17,7 +18,7 @@ def test_this_installation_has_what_it_needs() -> None:
 
 def test_what_is_missing_or_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = ["torch>=99", "nobody-made-this>=1", 'other-system>=1; sys_platform == "none"', "pytest>=1; extra == 'x'"]
-    monkeypatch.setattr(packages.importlib.metadata, "requires", lambda _: needed)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: needed)
     (found,) = check_packages()
     assert found.result is Result.FAILURE
     assert "is not >=99, nobody-made-this is missing" in found.found

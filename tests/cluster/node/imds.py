@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
         path = self.folder / self.path.removeprefix(PREFIX)
         self._answer(200 if path.is_file() else 404, path.read_text() if path.is_file() else "")
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the name that it overrides)
         """Nothing."""
 
     def _answer(self, status: int, text: str) -> None:

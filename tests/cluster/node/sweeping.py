@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.tune.sweeps import Heard, sweep
 
@@ -22,7 +23,12 @@ class Telling:
         self._out, self._told = out, dict[str, int]()
 
     def __call__(self, heard: Heard) -> bool:
-        events = {"began": heard.began, "row": heard.rows, "moved": heard.moved, "retried": heard.retried}
+        events: dict[str, list[Any]] = {
+            "began": heard.began,
+            "row": heard.rows,
+            "moved": heard.moved,
+            "retried": heard.retried,
+        }
         with self._out.open("a") as file:
             for name, all_of_them in events.items():
                 for event in all_of_them[self._told.get(name, 0) :]:

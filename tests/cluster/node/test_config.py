@@ -33,6 +33,11 @@ def test_a_worker_needs_a_head() -> None:
         NodeConfig(cluster="lab", role="worker", kind="onprem")
 
 
+def test_the_dashboard_is_not_on_a_port_of_rays_agents() -> None:
+    with pytest.raises(ValidationError, match="the six after it"):
+        NodeConfig(cluster="lab", role="head", kind="onprem", gcs_port=8260)
+
+
 @pytest.mark.parametrize("name", ["Lab", "9lab", "l" * 25, "la_b", ""])
 def test_names_that_no_cluster_has(name: str) -> None:
     with pytest.raises(ValidationError, match="cluster"):

@@ -63,7 +63,7 @@ def test_a_node_is_seen_idle_busy_and_gone_after_it_was_drained(cluster: Any, gc
     actor: Any = ray.remote(Work).options(num_cpus=1, scheduling_strategy=strategy).remote()
     ray.get(actor.here.remote())
     wait_for(lambda: named(gcs, "w1")[0].state == "busy")
-    with pytest.raises(BusyError, match="The node was not drained: .*no longer idle"):
+    with pytest.raises(BusyError, match=r"The node was not drained: .*no longer idle"):
         gcs.drain(w1.node_id, "idle", "a test")
     gcs.drain(w1.node_id, "preemption", "a test", within_s=60.0)
     wait_for(lambda: named(gcs, "w1")[0].state == "draining")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.cluster.node import imds
 from tests.tune.sweeps import PREFIX
 from tuneyard.cluster.node.config import NodeConfig, write_config
 
-pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 FOLDER = "/opt/tuneyard/lab"
 ROOT = Path(__file__).parents[3]
@@ -46,8 +47,8 @@ class Machines:
         path.write_text(json.dumps({"action": "terminate", "time": when}))
 
     def training(self) -> list[str]:
-        """The machines with a process that trains."""
-        return [name for name in WORKERS if any("ray::" in line for line in self.hosts[name].processes().values())]
+        """The machines with a trial."""
+        return [name for name in WORKERS if any("ray::Trial" in line for line in self.hosts[name].processes().values())]
 
     def log(self, name: str) -> str:
         return (self.hosts[name].folder / FOLDER[1:] / "logs/service.log").read_text()
@@ -68,8 +69,7 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
                 _start(stack, host, [sys.executable, str(Path(imds.__file__)), str(folder), imds.ADDRESS, "80"])
             _start(stack, host, [sys.executable, "-m", "tuneyard.cluster.node", "serve", "--folder", FOLDER])
         machines = Machines(made, tmp_path)
-        for name in ("head", *WORKERS):
-            wait_for(lambda name=name: machines.state(name) == "up", 120.0)
+        wait_for(lambda: {machines.state(name) for name in ("head", *WORKERS)} == {"up"}, 300.0)
         yield machines
 
 
@@ -112,6 +112,24 @@ def first(events: list[dict[str, Any]], event: str, run_id: str, after: float = 
     )
 
 
+def times_of_checkpoints(sweeping: "subprocess.Popen[bytes]", runs: Path) -> dict[tuple[str, int], float]:
+    """(run, step) -> when its checkpoint came to be, watched until the sweep is over: old ones are deleted."""
+    found: dict[tuple[str, int], float] = {}
+    deadline = time.monotonic() + 300.0
+    while sweeping.poll() is None:
+        assert time.monotonic() < deadline
+        for manifest in runs.glob("*/checkpoints/*/manifest-*.json"):
+            found.setdefault((manifest.parts[-4], int(manifest.parts[-2])), time.time())
+        time.sleep(0.05)
+    return found
+
+
+def drained_at(log: str) -> float:
+    """When the node told its head that it leaves, by its own log."""
+    line = next(line for line in log.splitlines() if "Draining: EC2 takes" in line)
+    return datetime.fromisoformat(line.split()[0]).timestamp()
+
+
 def test_a_spot_notice_moves_a_trial_with_all_it_has_trained(machines: Machines, tmp_path: Path) -> None:
     head, out = machines.hosts["head"], tmp_path / "events.jsonl"
     environment = {
@@ -124,24 +142,25 @@ def test_a_spot_notice_moves_a_trial_with_all_it_has_trained(machines: Machines,
             head.inside(command), cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log
         )
     try:
-        wait_for(lambda: len({one["what"][0] for one in told(out) if one["event"] == "row"}) == 2, 120.0)
+        wait_for(lambda: len({one["what"][0] for one in told(out) if one["event"] == "row"}) == 2, 300.0)
         taken = machines.training()[0]
         noticed = time.time()
         machines.notice(taken, 120.0)
-        assert sweeping.wait(200.0) == 0, (tmp_path / "sweep.log").read_text()
+        saved = times_of_checkpoints(sweeping, tmp_path / "sweep/runs" / PREFIX)
+        assert sweeping.wait() == 0, (tmp_path / "sweep.log").read_text()
     finally:
         sweeping.kill()
         sweeping.wait()
     events = told(out)
     [moved] = [one for one in events if one["event"] == "moved"]
-    run_id = moved["what"][0]
-    assert moved["what"][1].startswith("its machine is being taken away (stopped in epoch")
+    run_id, why = moved["what"]
+    found = re.fullmatch(r"its machine is being taken away \(stopped in epoch \d+, after step (\d+)\)", why)
+    assert found is not None, why
     assert [one for one in events if one["event"] == "retried"] == []
     assert events[-1]["what"] == [{"0001": "completed", "0002": "completed"}]
-    manifests = (tmp_path / "sweep/runs" / PREFIX / run_id / "checkpoints").glob("*/manifest-*.json")
-    committed = min(path.stat().st_mtime for path in manifests)
     seconds = {
-        "checkpoint durable": committed - noticed,
+        "drained": drained_at(machines.log(taken)) - noticed,
+        "checkpoint durable": saved[run_id, int(found[1])] - noticed,
         "trial gone": moved["time"] - noticed,
         "placed elsewhere": first(events, "began", run_id, moved["time"]) - noticed,
         "next epoch": first(events, "row", run_id, moved["time"]) - noticed,

@@ -32,7 +32,12 @@ def test_the_dashboard_listens_on_loopback_alone() -> None:
 def test_a_worker_joins_its_head() -> None:
     line = ray_command(WORKER, FOLDER, "10.0.0.2")
     assert {"--address=10.0.0.1:7000", "--node-name=w1", "--num-cpus=3", "--num-gpus=0"} <= set(line)
-    assert not any(word.startswith("--dashboard") for word in line)
+    assert not any(word.startswith(("--dashboard-host", "--dashboard-port")) for word in line)
+
+
+def test_agents_do_not_choose_their_ports() -> None:
+    line = ray_command(WORKER, FOLDER, "10.0.0.2")
+    assert {"--dashboard-agent-grpc-port=7001", "--metrics-export-port=7004", "--object-manager-port=7006"} <= set(line)
 
 
 def test_an_address_is_found_by_the_route_to_the_head() -> None:

@@ -12,13 +12,25 @@ from typing import Any
 SOURCE = Path(__file__).parents[3] / "terraform/aws"
 WHEEL = SOURCE / "tests/files/tuneyard-0.1.0-py3-none-any.whl"
 CONSTRAINTS = SOURCE / "tests/files/constraints.txt"
-FOR_MOTO = """
+FOR_MOTO = {
+    "moto_override.tf": """
 provider "aws" {
-  s3_use_path_style           = true
-  skip_metadata_api_check     = true
-  skip_region_validation      = true
+  s3_use_path_style       = true
+  skip_metadata_api_check = true
+  skip_region_validation  = true
 }
-"""
+""",
+    # Moto knows no conditions in a policy, and would deny everything.
+    "modules/bucket/moto_override.tf": """
+resource "aws_s3_bucket_policy" "tls_only" {
+  policy = jsonencode({
+    Version   = "2012-10-17"
+    Statement = [{ Effect = "Deny", Principal = "*", Action = "s3:PutBucketAcl", Resource = [aws_s3_bucket.this.arn] }]
+  })
+}
+""",
+}
+"""What differs on moto, by file."""
 TIMEOUT_S = 600.0
 
 
@@ -34,7 +46,8 @@ class AwsRoot:
         """Copy the module; with an environment (moto's) it goes to that server."""
         shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"), dirs_exist_ok=True)
         if environment:
-            (folder / "moto_override.tf").write_text(FOR_MOTO)
+            for name, text in FOR_MOTO.items():
+                (folder / name).write_text(text)
         root = cls(folder, dict(environment or {}))
         root.run("init", "-input=false")
         return root
@@ -87,7 +100,8 @@ class AwsRoot:
             if one["mode"] == "managed" and one["change"]["actions"] != ["no-op"]:
                 before, after = one["change"]["before"] or {}, one["change"]["after"] or {}
                 unknown = one["change"].get("after_unknown", {})
+                keys = {*before, *after, *unknown}
                 found[one["address"]] = {
-                    key for key in {*before, *after, *unknown} if before.get(key) != after.get(key) or unknown.get(key) is True
+                    key for key in keys if before.get(key) != after.get(key) or unknown.get(key) is True
                 }
         return found

@@ -1,7 +1,11 @@
-"""An instance's metadata service (IMDSv2) with a few facts: `python metadata_server.py '{"instance-id": "i-1"}'`."""
+"""An instance's metadata service (IMDSv2) with a few facts: `python metadata_server.py '{"instance-id": "i-1"}'`.
+
+It ends with its standard input.
+"""
 
 import json
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -38,4 +42,5 @@ class Metadata(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     server = ThreadingHTTPServer(("169.254.169.254", 80), Metadata)
     print("ready", flush=True)  # noqa: T201  (whom it was started by waits for this)
-    server.serve_forever()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdin.read()

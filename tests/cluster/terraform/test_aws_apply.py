@@ -103,7 +103,11 @@ def test_a_mix_of_spot_and_two_groups(aws: Aws) -> None:
         "small": {"machines": ["g6.xlarge", "g5.xlarge", "g4dn.xlarge"], "on_demand_percent": 25},
         "big": {"machines": ["p3.8xlarge"]},
     }
-    more = {"budget": {"usd_per_month": 500, "emails": ["me@example.org"]}, "internet": "none", "index_url": "https://i"}
+    more = {
+        "budget": {"usd_per_month": 500, "emails": ["me@example.org"]},
+        "internet": "none",
+        "index_url": "https://i",
+    }
     aws.root.write({**COMMON, **more, "name": "lab", "groups": groups, "workers": {"small": 4, "big": 1}})
     aws.root.apply()
 
@@ -111,16 +115,23 @@ def test_a_mix_of_spot_and_two_groups(aws: Aws) -> None:
     assert {group.name: (group.count, group.gpus, group.on_demand_percent) for group in inventory.groups} == {
         "small": (4, 1, 25), "big": (1, 4, 100),
     }  # fmt: skip
-    made = {one["AutoScalingGroupName"]: one for one in aws.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]}
+    made = {
+        one["AutoScalingGroupName"]: one
+        for one in aws.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    }
     spread = made["tuneyard-lab-small"]["MixedInstancesPolicy"]["InstancesDistribution"]
     assert spread["OnDemandPercentageAboveBaseCapacity"] == 25
-    assert [hook["LifecycleTransition"] for hook in _hooks(aws, "tuneyard-lab-small")] == ["autoscaling:EC2_INSTANCE_TERMINATING"]
+    assert [hook["LifecycleTransition"] for hook in _hooks(aws, "tuneyard-lab-small")] == [
+        "autoscaling:EC2_INSTANCE_TERMINATING"
+    ]
     assert aws.client("ec2").describe_nat_gateways()["NatGateways"] == []
     assert aws.unexplained() == {}
 
     # The one owner of the count: another number changes that group alone.
     aws.root.write({**COMMON, **more, "name": "lab", "groups": groups, "workers": {"small": 2, "big": 1}})
-    changed = {address: attributes for address, attributes in aws.root.changes().items() if "desired_capacity" in attributes}
+    changed = {
+        address: attributes for address, attributes in aws.root.changes().items() if "desired_capacity" in attributes
+    }
     assert set(changed) == {'module.workers["small"].aws_autoscaling_group.workers'}
     aws.root.destroy()
     assert aws.running() == []
@@ -130,7 +141,9 @@ def test_an_existing_network_stays_as_it_is(aws: Aws) -> None:
     ec2 = aws.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
     subnets = [
-        ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.1.{index}.0/24", AvailabilityZone=f"{REGION}{zone}")["Subnet"]["SubnetId"]
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.1.{index}.0/24", AvailabilityZone=f"{REGION}{zone}")["Subnet"][
+            "SubnetId"
+        ]
         for index, zone in enumerate("ab")
     ]
     before = _network(aws)
@@ -185,7 +198,9 @@ def _token_is_nowhere_but_in_its_parameter(aws: Aws) -> None:
 def _nothing_is_public(aws: Aws) -> None:
     for machine in aws.running():
         assert "PublicIpAddress" not in machine or machine["PublicIpAddress"] is None
-    for group in aws.client("ec2").describe_security_groups(Filters=[{"Name": "tag:tuneyard-cluster", "Values": ["*"]}])["SecurityGroups"]:
+    for group in aws.client("ec2").describe_security_groups(
+        Filters=[{"Name": "tag:tuneyard-cluster", "Values": ["*"]}]
+    )["SecurityGroups"]:
         for rule in group["IpPermissions"]:
             assert rule["IpRanges"] == []
             assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]

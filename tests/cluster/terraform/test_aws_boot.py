@@ -111,9 +111,13 @@ def test_local_disks_become_one_volume(tmp_path: Path) -> None:
         host = made["w1"]
         host.run(["mount", "--bind", str(tmp_path / "fstab"), "/etc/fstab"])
         with _metadata(host, "i-w1"), _removed(Path("/scratch/cache"), Path("/scratch")):
-            _run_script(host, scripts["worker"], {"PATH": f"{tmp_path / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin"}, check=False)
+            _run_script(
+                host, scripts["worker"], {"PATH": f"{tmp_path / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin"}, check=False
+            )
 
-        assert [line for line in called.read_text().splitlines() if line.split()[0] in ("mdadm", "mkfs.ext4", "mount")] == [
+        assert [
+            line for line in called.read_text().splitlines() if line.split()[0] in ("mdadm", "mkfs.ext4", "mount")
+        ] == [
             "mdadm --create /dev/md/scratch --run --level=0 --raid-devices=2 /dev/nvme1n1 /dev/nvme2n1",
             "mkfs.ext4 -q -m 0 -L tuneyard /dev/md/scratch",
             "mount /scratch",
@@ -130,9 +134,7 @@ class _Surroundings:
         self.hosts, self._folder, self._environment, self._index = made, folder, environment, index
         self._stack = ExitStack()
         wheel = _small_wheel(folder, "tuneyard", "0.1.0", {})
-        self.client("s3").create_bucket(
-            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION}
-        )
+        self.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         self.client("s3").upload_file(str(wheel), BUCKET, f"tuneyard/packages/1/{wheel.name}")
         self.client("ssm").put_parameter(Name="/tuneyard/lab/token", Value=TOKEN, Type="SecureString")
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
@@ -170,7 +172,9 @@ class _Surroundings:
     def autoscaled_instance(self) -> str:
         """A machine in a group, as moto knows it."""
         group = self.client("autoscaling")
-        group.create_launch_configuration(LaunchConfigurationName="one", ImageId="ami-12c6146b", InstanceType="t3.micro")
+        group.create_launch_configuration(
+            LaunchConfigurationName="one", ImageId="ami-12c6146b", InstanceType="t3.micro"
+        )
         group.create_auto_scaling_group(
             AutoScalingGroupName="tuneyard-lab-gpu", LaunchConfigurationName="one", MinSize=0, MaxSize=1,
             DesiredCapacity=1, AvailabilityZones=[f"{REGION}a"],
@@ -200,14 +204,15 @@ def _metadata(host: Host, instance: str) -> Iterator[None]:
     """The metadata service of an instance, at its own address in this host."""
     host.run(["ip", "addr", "replace", "169.254.169.254/32", "dev", "lo"])
     facts = json.dumps({"instance-id": instance, "local-ipv4": host.address})
-    server = subprocess.Popen(host.inside([sys.executable, str(METADATA), facts]), stdout=subprocess.PIPE)
+    server = subprocess.Popen(
+        host.inside([sys.executable, str(METADATA), facts]), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         yield
     finally:
-        server.kill()
-        server.communicate()
+        server.communicate()  # it ends with its standard input
 
 
 def _record(folder: Path, commands: Mapping[str, str]) -> Path:

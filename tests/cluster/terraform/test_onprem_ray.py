@@ -161,7 +161,7 @@ def test_the_token_is_in_its_files_alone(cluster: Cluster) -> None:
 
 def test_a_job_has_the_environment_of_its_node(cluster: Cluster) -> None:
     code = "import os, shutil; print(len(os.environ['COMET_API_KEY']), shutil.which('tuneyard'))"
-    line = ["ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--", "python", "-c", json.dumps(code)]
+    line = ["ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--", "python", "-c", code]
     done = cluster.hosts["head"].run(
         [str(Path(sys.executable).with_name(line[0])), *line[1:]], timeout_s=170,
         env={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{FOLDER}/token"},

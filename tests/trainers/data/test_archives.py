@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tuneyard.trainers.data import archives
+
 from tuneyard.trainers.data.archives import unpack
 from tuneyard.trainers.errors import DataError
 
@@ -99,6 +99,6 @@ def test_a_damaged_archive_says_what_to_do(name: str, tmp_path: Path) -> None:
 def test_room_is_looked_for_before_it_is_taken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     MAKERS[name](tmp_path / name, FILES)
     usage: Any = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"needs \d\.\d\d kB on the disk of .* has 1\.00 kB free.*data\.cache_dir"):
         unpacked(tmp_path / name)

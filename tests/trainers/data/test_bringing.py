@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from tests.trainers.data.bucket import Bucket, png
-from tuneyard.trainers.data import s3_update
 from tuneyard.trainers.data.dataset import load_data
 from tuneyard.trainers.errors import DataError, StoreError
 from tuneyard.trainers.experiment import DataConfig, S3Config, ValidationConfig
@@ -221,7 +220,7 @@ def test_without_a_copy_download_false_is_told(animals: Bucket) -> None:
 
 def test_room_is_looked_for_before_anything_is_brought(animals: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     usage: Any = shutil.disk_usage("/")._replace(free=2000)
-    monkeypatch.setattr(s3_update.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"needs 12\.29 kB more on .*which has 2\.00 kB free.*data\.cache_dir"):
         animals.load()
     assert animals.reads() == []

@@ -17,7 +17,7 @@ resource "aws_budgets_budget" "month" {
 
   cost_filter {
     name   = "TagKeyValue"
-    values = ["user:tuneyard-cluster$${var.name}"]
+    values = [format("user:tuneyard-cluster$%s", var.name)]
   }
 
   dynamic "notification" {

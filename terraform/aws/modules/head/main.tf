@@ -63,6 +63,7 @@ resource "terraform_data" "endpoints" {
 }
 
 resource "aws_instance" "head" {
+  #checkov:skip=CKV_AWS_126:Metrics by the minute cost extra, and Ray's dashboard has its own by the second.
   ami                                  = var.image.id
   instance_type                        = var.machine
   iam_instance_profile                 = var.profile

@@ -1,6 +1,7 @@
 # A VPC with private subnets for the nodes. None of them has a public address; the way out is a NAT gateway, if any.
 
 data "aws_availability_zones" "here" {
+  #checkov:skip=CKV_AWS_394:The subnets keep the zones of the first apply, see ignore_changes there.
   state = "available"
 
   filter {
@@ -12,13 +13,14 @@ data "aws_availability_zones" "here" {
 data "aws_region" "here" {}
 
 locals {
-  names = slice(data.aws_availability_zones.here.names, 0, min(var.zones, length(data.aws_availability_zones.here.names)))
+  names = data.aws_availability_zones.here.names
   # Eight blocks: six for the nodes of at most six zones, the last for the NAT gateway.
-  blocks = { for index, zone in local.names : zone => cidrsubnet(var.cidr, 3, index) }
+  blocks = { for index in range(min(var.zones, length(local.names))) : index => cidrsubnet(var.cidr, 3, index) }
   nat    = var.internet == "nat" ? { one = cidrsubnet(var.cidr, 8, 255) } : {}
 }
 
 resource "aws_vpc" "this" {
+  #checkov:skip=CKV2_AWS_11:Flow logs are paid by the GB and name no process; who needs them adds them to the VPC's id.
   cidr_block           = var.cidr
   enable_dns_support   = true
   enable_dns_hostnames = true
@@ -34,10 +36,14 @@ resource "aws_subnet" "nodes" {
   for_each = local.blocks
 
   vpc_id                  = aws_vpc.this.id
-  availability_zone       = each.key
+  availability_zone       = local.names[each.key]
   cidr_block              = each.value
   map_public_ip_on_launch = false
   tags                    = { Name = "tuneyard-${var.name}-${each.key}" }
+
+  lifecycle {
+    ignore_changes = [availability_zone] # a zone that AWS adds would move the others in the list, and all machines
+  }
 }
 
 resource "aws_route_table" "nodes" {
@@ -76,6 +82,10 @@ resource "aws_subnet" "nat" {
   cidr_block              = each.value
   map_public_ip_on_launch = false
   tags                    = { Name = "tuneyard-${var.name}-nat" }
+
+  lifecycle {
+    ignore_changes = [availability_zone]
+  }
 }
 
 resource "aws_route_table" "nat" {

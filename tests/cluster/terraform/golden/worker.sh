@@ -138,7 +138,7 @@ END
 }
 
 mkdir -p "$(dirname "$folder")"
-mkdir -p -m 0700 "$folder" "$folder/logs"
+(umask 077 && mkdir -p "$folder/logs")
 exec > >(tee -a "$log") 2>&1
 trap end EXIT
 instance=$(metadata instance-id)
