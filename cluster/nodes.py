@@ -1,20 +1,24 @@
-"""The nodes of a running cluster, as Ray's dashboard tells of them."""
+"""The nodes of a running cluster: what Ray's dashboard tells of them, and what only the head itself knows."""
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tuneyard.cluster.aws import ENDED, Instance
+from tuneyard.cluster.aws import ENDED, Instance, run_on_instance
 from tuneyard.cluster.connection import Connection
+from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Inventory
+from tuneyard.cluster.ssh import run_on
 
-State = Literal["running", "idle", "draining", "away"]
+State = Literal["busy", "idle", "draining", "away"]
 TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """A node. away: Ray does not have it, or lost it. Numbers are None where Ray does not tell."""
+    """A node. away: Ray does not have it, or not any more. Numbers are None where Ray does not tell."""
 
     name: str
     address: str
@@ -27,35 +31,59 @@ class ClusterNode:
     note: str = ""
 
 
-def nodes_of(connection: Connection, inventory: Inventory) -> list[ClusterNode]:
-    """All nodes that run, the head first, and those of the inventory that do not.
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """What Ray's dashboard knows: its nodes, and by node id and resource what is used and what there is."""
+
+    raylets: list[dict[str, Any]]
+    usage: Mapping[str, Mapping[str, list[float]]]
+
+
+def ask_dashboard(connection: Connection) -> Dashboard:
+    """Ask for all nodes.
 
     Raises:
         ClusterError: the head does not answer.
     """
     known = connection.get("/nodes?view=summary", timeout_s=TIMEOUT_S)["data"]["summary"]
     # Fresher than what the summary says of use, and in numbers.
-    report = (connection.get("/api/cluster_status", timeout_s=TIMEOUT_S)["data"].get("clusterStatus") or {}).get(
-        "loadMetricsReport"
-    ) or {}
-    return read_nodes([one["raylet"] for one in known], report.get("usageByNode") or {}, inventory)
+    status = connection.get("/api/cluster_status", timeout_s=TIMEOUT_S)["data"].get("clusterStatus") or {}
+    usage = (status.get("loadMetricsReport") or {}).get("usageByNode") or {}
+    return Dashboard([one["raylet"] for one in known], usage)
 
 
-def read_nodes(
-    raylets: list[dict[str, Any]], usage: Mapping[str, Mapping[str, list[float]]], inventory: Inventory
-) -> list[ClusterNode]:
-    """The same from the dashboard's answers: `usage` is, by node id and resource, what is used and what there is."""
+def ask_head(inventory: Inventory) -> dict[str, str]:
+    """By address, what the node there is up to: busy, idle, draining, left (on purpose) or lost.
+
+    Raises:
+        ClusterError: the head cannot be reached, or its Ray does not answer.
+    """
+    line = [inventory.python, "-m", "tuneyard.cluster.node.listing", "--folder", inventory.folder]
+    if inventory.head.ssh is not None:
+        said = run_on(inventory.head.ssh, line, timeout_s=TIMEOUT_S)
+    elif inventory.head.instance_id is not None:
+        said = run_on_instance(inventory.head.instance_id, shlex.join(line), inventory.region)
+    else:
+        raise ClusterError("The inventory does not say how to reach the head: it has neither ssh nor an instance id.")
+    # In the order they came: of several at one address the last one counts.
+    return {str(node["address"]): str(node["state"]) for node in json.loads(said)}
+
+
+def read_nodes(told: Dashboard, states: Mapping[str, str], inventory: Inventory) -> list[ClusterNode]:
+    """All nodes that run, the head first, and those of the inventory that do not; without `states` from use alone."""
     planned = {node.address: node for node in inventory.nodes}
     running: dict[str, ClusterNode] = {}
-    for raylet in raylets:
-        if raylet.get("state") == "ALIVE":
-            address = raylet["nodeManagerAddress"]
+    for raylet in told.raylets:
+        address = raylet["nodeManagerAddress"]
+        if raylet.get("state") == "ALIVE" and states.get(address) not in ("left", "lost"):
             name = planned[address].name if address in planned else raylet.get("nodeName") or address
             extra = inventory.kind == "onprem" and address not in planned
             note = "not of the cluster any more" if extra else ""
-            running[address] = _node(name, raylet, usage.get(raylet["nodeId"], {}), note)
+            running[address] = _node(name, raylet, told.usage.get(raylet["nodeId"], {}), states.get(address), note)
     away = [
-        ClusterNode(node.name, node.address, node == inventory.head, "away", note="not among Ray's nodes")
+        ClusterNode(
+            node.name, node.address, node == inventory.head, "away", note=_why(node.name, states.get(node.address))
+        )
         for node in inventory.nodes
         if node.address not in running
     ]
@@ -80,12 +108,19 @@ def _type(machine: Instance | None) -> str:
     return "" if machine is None else f"{machine.machine}{' on spot' if machine.spot else ''}"
 
 
-def _node(name: str, raylet: Mapping[str, Any], usage: Mapping[str, list[float]], note: str) -> ClusterNode:
+def _why(name: str, state: str | None) -> str:
+    if state == "left":
+        return f"drained; tuneyard drain {name} --undo brings it back"
+    return "lost; it joins again when it is back" if state == "lost" else "not among Ray's nodes"
+
+
+def _node(
+    name: str, raylet: Mapping[str, Any], usage: Mapping[str, list[float]], state: str | None, note: str
+) -> ClusterNode:  # fmt: skip
     total = raylet.get("resourcesTotal") or {}
     cpus, gpus = (usage.get(what, (None, total.get(what))) for what in ("CPU", "GPU"))
-    draining = (raylet.get("stateSnapshot") or {}).get("state") == "DRAINING"
-    state: State = "draining" if draining else "running" if cpus[0] or gpus[0] else "idle"
+    found: State = "draining" if state == "draining" else "busy" if cpus[0] or gpus[0] else "idle"
     return ClusterNode(
-        name=name, address=raylet["nodeManagerAddress"], head=bool(raylet.get("isHeadNode")), state=state,
+        name=name, address=raylet["nodeManagerAddress"], head=bool(raylet.get("isHeadNode")), state=found,
         cpus=cpus[1], cpus_used=cpus[0], gpus=gpus[1], gpus_used=gpus[0], note=note,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import datetime
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from tuneyard.cluster.cost import Quote, quote
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Inventory
 from tuneyard.cluster.machines import Fleet
-from tuneyard.cluster.nodes import ClusterNode, nodes_of, with_machines
+from tuneyard.cluster.nodes import ClusterNode, ask_dashboard, ask_head, read_nodes, with_machines
 from tuneyard.cluster.prices import PriceTable
 from tuneyard.cluster.spending import Spent, machine_spans, read_marks, running_fleet, spent
 from tuneyard.launch.jobs import Job, list_jobs
@@ -59,12 +60,17 @@ def read_status(cluster: Cluster, table: PriceTable) -> Status:
     troubles: list[str] = []
     nodes: Sequence[ClusterNode] = ()
     jobs: Sequence[Job] = ()
-    try:
-        with connect(inventory) as connection:
-            nodes = nodes_of(connection, inventory)
-            jobs = list_jobs(connection)
-    except ClusterError as error:
-        troubles.append(f"the head does not tell: {error}")
+    with ThreadPoolExecutor(1) as beside:
+        asked = beside.submit(_states, inventory)
+        try:
+            with connect(inventory) as connection:
+                told = ask_dashboard(connection)
+                jobs = list_jobs(connection)
+            states, trouble = asked.result()
+            nodes = read_nodes(told, states, inventory)
+            troubles += [f"who is draining is not known: {trouble}"] if trouble else []
+        except ClusterError as error:
+            troubles.append(f"the head does not tell: {error}")
     machines: list[Instance] = []
     done = []
     if inventory.kind == "aws":
@@ -80,3 +86,11 @@ def read_status(cluster: Cluster, table: PriceTable) -> Status:
     running = running_fleet(machines, inventory, around) if inventory.kind == "aws" else around
     so_far = spent(machine_spans(machines, done, inventory), marks, table, datetime.datetime.now(datetime.UTC))
     return Status(inventory, tuple(nodes), tuple(jobs), quote(running, table), so_far, tuple(troubles))
+
+
+def _states(inventory: Inventory) -> tuple[dict[str, str], str | None]:
+    """What the head knows of its nodes, or why it does not tell."""
+    try:
+        return ask_head(inventory), None
+    except ClusterError as error:
+        return {}, str(error)

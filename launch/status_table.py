@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from tuneyard.launch.status_command import Status
 
 MOST_JOBS = 10
-_STYLES = {"running": "green", "idle": "", "draining": "yellow", "away": "red", "failed": "red", "succeeded": "dim"}
+_STYLES = {
+    "running": "green",
+    "busy": "green",
+    "idle": "",
+    "draining": "yellow",
+    "away": "red",
+    "failed": "red",
+    "succeeded": "dim",
+}
 
 
 def show_status(status: "Status", table: PriceTable, console: Console) -> None:

@@ -110,7 +110,7 @@ class Trial(tune.Trainable):
             kept = self._worker.release() and (kept or self._kept_group)
         if not kept:
             self._workers.dismiss()
-            raise TrialFailedError(failure.text, _how(failure))
+            raise TrialFailedError(failure.text, how_it_failed(failure))
         return {"failed": failure.text, "done": True} | ({"out_of_memory": True} if failure.out_of_memory else {})
 
     def _interrupted(self, text: str, saved: bool) -> dict[str, Any]:
@@ -126,7 +126,8 @@ class Trial(tune.Trainable):
             self._worker.record_failure(self._spec, cause.text)
 
 
-def _how(failure: Failure) -> Literal["refused", "out_of_memory", "lost", "preempted"]:
+def how_it_failed(failure: Failure) -> Literal["refused", "out_of_memory", "lost", "preempted"]:
+    """Whose fault it was that these processes cannot go on."""
     if failure.preempted:
         return "preempted"
     if failure.out_of_memory:

@@ -75,8 +75,11 @@ def ask_links(nodes: Sequence[Node], python: str, run: Run) -> tuple[dict[str, L
         replies = ask_all(requests, nodes, command, LinksReply, run, _LINKS_LIMIT_S)
         if not any(isinstance(reply, LinksReply) and reply.port_taken for reply in replies.values()):
             break
-    found = {name: reply for name, reply in replies.items() if isinstance(reply, LinksReply)}
-    return found, {name: str(reply) for name, reply in replies.items() if isinstance(reply, ClusterError)}
+    found = {name: one for name, one in replies.items() if isinstance(one, LinksReply) and not one.port_taken}
+    taken = "other programs listen on every port that was tried"
+    return found, {
+        name: taken if isinstance(one, LinksReply) else str(one) for name, one in replies.items() if name not in found
+    }
 
 
 def judge_links(names: Sequence[str], broken: Broken, silent: Mapping[str, str]) -> Finding:

@@ -17,7 +17,7 @@ from tuneyard.cluster.node.serve import is_served, serve
 from tuneyard.cluster.node.service import service_of, start_service, stop_service
 from tuneyard.cluster.node.supervise import supervise
 
-START_S = 120.0
+START_S = 180.0
 
 
 def main(words: list[str]) -> int:

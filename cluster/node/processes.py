@@ -56,13 +56,21 @@ def end(find: Callable[[], list[int]], within_s: float) -> list[int]:
     return []
 
 
-def has_child(pid: int, program: str) -> bool:
-    """Does a process have a living child that runs a program file of this name?"""
+def child_of(pid: int, program: str) -> int | None:
+    """A living child of a process that runs a program file of this name."""
     for child in _children(pid):
         with contextlib.suppress(OSError):
             if Path(f"/proc/{child}/exe").readlink().name == program:
-                return True
-    return False
+                return child
+    return None
+
+
+def arguments_of(pid: int) -> dict[str, str]:
+    """The `--name=value` arguments of a process; empty where it has ended."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        return dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    return {}
 
 
 def _children(pid: int) -> list[int]:

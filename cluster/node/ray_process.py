@@ -4,30 +4,34 @@ import collections
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO
 
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.folder import NodeFolder
-from tuneyard.cluster.node.processes import has_child
+from tuneyard.cluster.node.processes import arguments_of, child_of
+from tuneyard.cluster.private_files import write_private
 
 STARTED = "Ray runtime started."
 """What `ray start` prints when the node has joined its cluster."""
+AGENT = "dashboard_agent_listen"
 AFTER_GCS = (
-    "dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent", "metrics-export", "node-manager",
-    "object-manager",
+    AGENT, "dashboard_agent_grpc", "runtime_env_agent", "metrics_export", "node_manager", "object_manager",
 )  # fmt: skip
-"""What listens on the ports after the GCS's, in this order. A raylet gives agents that choose a port themselves 15 s to
-say which, and dies (ray-project/ray#65983): too little on a busy machine. And a firewall can know these."""
+"""What listens on the ports after the GCS's, in this order, so that a firewall can know them."""
 END_S = 20.0
 READ_S = 2.0
-LAST_LINES = 12
+
+_FATAL = re.compile(r"Check failed: (.*)")
+LAST_LINES = 3
 
 _log = logging.getLogger(__name__)
 
@@ -35,10 +39,10 @@ _log = logging.getLogger(__name__)
 def ray_command(config: NodeConfig, folder: NodeFolder, address: str) -> list[str]:
     """The command line of Ray on this node; it holds no secret."""
     line = [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--log-color=false",
         f"--node-ip-address={address}", f"--node-name={config.node_name}", f"--temp-dir={folder.ray_temp(config)}",
     ]  # fmt: skip
-    line += [f"--{name}-port={config.gcs_port + 1 + index}" for index, name in enumerate(AFTER_GCS)]
+    line += [f"--{name.replace('_', '-')}-port={config.gcs_port + 1 + index}" for index, name in enumerate(AFTER_GCS)]
     if config.role == "head":
         line += [
             "--head", f"--port={config.gcs_port}", "--include-dashboard=true",
@@ -86,10 +90,22 @@ def head_answers(config: NodeConfig, timeout_s: float = 3.0) -> str | None:
     return None
 
 
-class RayProcess:
-    """`ray start --block`, from its start to its end. What it prints goes to the logger `ray`."""
+def fatal_error(temp: Path) -> str:
+    """What the raylet of the newest session died of; `ray start` itself only says that the node timed out."""
+    with contextlib.suppress(OSError):
+        found = _FATAL.search((temp / "session_latest/logs/raylet.err").read_text(errors="replace"))
+        return f"The raylet: {found[1]}" if found else ""
+    return ""
 
-    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+
+class RayProcess:
+    """`ray start --block`, from its start to its end. What it prints goes to the logger `ray`.
+
+    `agent_port`: where the command says that the dashboard's agent listens.
+    """
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], agent_port: int) -> None:
+        self._agent_port = agent_port
         self._lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
         self._up = threading.Event()
         self._process = subprocess.Popen(
@@ -116,11 +132,24 @@ class RayProcess:
         """Does it run? `ray start --block` waits on after an orderly end of its raylet: then it does not, here."""
         if self._process.poll() is not None:
             return False
-        return not self.up or has_child(self._process.pid, "raylet")
+        return not self.up or child_of(self._process.pid, "raylet") is not None
+
+    def tell_agents_port(self) -> None:
+        """Tell a raylet that has just started where its dashboard agent will listen; to be called every second or so.
+
+        Else it waits for the agent to write the same into the same file, for 15 s, and dies: too soon on a busy
+        machine, or where Python is read from a cold disk (ray-project/ray#65983).
+        """
+        raylet = child_of(self._process.pid, "raylet")
+        arguments = arguments_of(raylet) if raylet is not None and not self.up else {}
+        if "session_dir" in arguments and "node_id" in arguments:
+            path = Path(arguments["session_dir"]) / f"{AGENT}_port_{arguments['node_id']}"
+            if not path.exists():
+                write_private(path, str(self._agent_port))
 
     @property
     def last_words(self) -> str:
-        """The last lines that it printed."""
+        """The last lines that it printed, without a traceback's way."""
         return "\n".join(self._lines)
 
     def end(self) -> None:
@@ -140,7 +169,8 @@ class RayProcess:
             for line in stream:
                 text = line.rstrip()
                 if text:
-                    self._lines.append(text)
                     log.info("%s", text)
+                if text and not text.startswith((" ", "Traceback")):
+                    self._lines.append(text)
                 if STARTED in text:
                     self._up.set()

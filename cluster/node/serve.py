@@ -18,7 +18,7 @@ from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.environment import connection_environment, fetch_token, ray_environment
 from tuneyard.cluster.node.folder import NodeFolder
 from tuneyard.cluster.node.processes import end, marked
-from tuneyard.cluster.node.ray_process import RayProcess, head_answers, own_address, ray_command
+from tuneyard.cluster.node.ray_process import RayProcess, fatal_error, head_answers, own_address, ray_command
 from tuneyard.cluster.node.watchers import start_watchers
 
 POLL_S = 0.5
@@ -86,10 +86,12 @@ def _run_ray(config: NodeConfig, folder: NodeFolder, stop: threading.Event, star
     folder.write_state("starting", starts=starts)
     temp = folder.ray_temp(config)
     _remove_old_sessions(temp)
-    ray = RayProcess(ray_command(config, folder, own_address(config)), ray_environment(config, folder))
+    command = ray_command(config, folder, own_address(config))
+    ray = RayProcess(command, ray_environment(config, folder), agent_port=config.gcs_port + 1)
     told = False
     try:
         while ray.alive and not stop.wait(POLL_S):
+            ray.tell_agents_port()
             if ray.up and not told:
                 told = True
                 _log.info("Ray is up")
@@ -100,7 +102,7 @@ def _run_ray(config: NodeConfig, folder: NodeFolder, stop: threading.Event, star
         left = end(lambda: marked(folder.path), LEFTOVERS_S)
         if left:
             _log.error("processes %s do not end, not even by SIGKILL", left)
-    return ray.last_words
+    return "\n".join(filter(None, [ray.last_words, "" if ray.up else fatal_error(temp)]))
 
 
 def _wait_for_head(config: NodeConfig, folder: NodeFolder, stop: threading.Event, starts: int) -> bool:

@@ -23,6 +23,8 @@ from tuneyard.cluster.private_files import write_private
 
 UNITS = Path("/etc/systemd/system")
 END_S = 10.0
+MOST_STARTS = 3
+"""On a busy machine Ray may need one more: an agent that is not up within 15 s ends it."""
 
 
 class Service(Protocol):
@@ -194,7 +196,7 @@ def _wait_until_up(folder: NodeFolder, within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while (state := folder.read_state())["state"] != "up":
         late = time.monotonic() > deadline
-        if late or (state["state"] == "failing" and state["starts"] != 1):
+        if late or (state["state"] == "failing" and state["starts"] not in range(1, MOST_STARTS)):
             said = state["reason"] or f"it is {state['state']}"
             raise ClusterError(
                 f"Ray does not come up here (looked for {within_s:.0f} s): {said}\n"

@@ -74,6 +74,7 @@ def _stop(config: NodeConfig, metadata: Metadata) -> None:
 def _release(config: NodeConfig, folder: Path, metadata: Metadata) -> None:
     """Wait until Ray here has ended, then tell the group that it may end the machine."""
     from tuneyard.cluster.aws import let_group_end_instance
+
     deadline = time.monotonic() + LEAVE_S
     while time.monotonic() < deadline:
         try:

@@ -158,8 +158,8 @@ variable "index_url" {
   default     = null
 
   validation {
-    condition     = can(regex("^https?://[A-Za-z0-9_.:/-]+$", coalesce(var.index_url, "https://-")))
-    error_message = "index_url: http:// or https://, without user and password: whoever may describe an instance sees it."
+    condition     = can(regex("^https://[A-Za-z0-9_.:/-]+$", coalesce(var.index_url, "https://-")))
+    error_message = "index_url: https://…, without user and password: whoever may describe an instance sees it."
   }
 }
 

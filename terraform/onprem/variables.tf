@@ -204,5 +204,5 @@ variable "dashboard_port" {
 variable "start_within_s" {
   description = "Seconds that Ray may take to come up on a host."
   type        = number
-  default     = 120
+  default     = 180
 }

@@ -31,11 +31,11 @@ CLOUD = LAB | {
 }  # fmt: skip
 
 
-def raylet(node: str, address: str, state: str = "ALIVE", snapshot: str = "ACTIVE", **total: float) -> dict[str, Any]:
+def raylet(node: str, address: str, state: str = "ALIVE", **total: float) -> dict[str, Any]:
     """As Ray 2.60's dashboard tells of a node."""
     return {"raylet": {
         "nodeId": node, "nodeManagerAddress": address, "nodeName": node, "state": state, "isHeadNode": node == "head",
-        "resourcesTotal": {"memory": 1e9, **total}, "stateSnapshot": {"state": snapshot},
+        "resourcesTotal": {"memory": 1e9, **total},
     }}  # fmt: skip
 
 
@@ -49,9 +49,10 @@ class Head:
         }]  # fmt: skip
         self.nodes = [
             raylet("head", "10.0.0.1", CPU=4.0),
-            raylet("w1", "10.0.0.2", snapshot="DRAINING", CPU=8.0, GPU=2.0),
+            raylet("w1", "10.0.0.2", CPU=8.0, GPU=2.0),
             raylet("old", "10.0.0.9", state="DEAD"),
         ]
+        self.states = {"10.0.0.1": "idle", "10.0.0.2": "draining", "10.0.0.3": "left", "10.0.0.9": "lost"}
         self.usage = {"w1": {"CPU": [6.0, 8.0], "GPU": [1.0, 2.0]}}
 
     def get(self, path: str, *, timeout_s: float = 10.0) -> Any:
@@ -73,6 +74,7 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Head:
         yield answering
 
     monkeypatch.setattr(status_command, "connect", connected)
+    monkeypatch.setattr(status_command, "ask_head", lambda inventory: answering.states)
     return answering
 
 
@@ -93,7 +95,7 @@ def test_nodes_and_jobs_are_shown_and_who_is_away() -> None:
     lines = [line.split() for line in shown.output.splitlines()]
     assert ["head", "idle", "10.0.0.1", "?", "of", "4", "-"] in lines
     assert ["w1", "draining", "10.0.0.2", "6", "of", "8", "1", "of", "2"] in lines
-    assert ["w2", "away", "10.0.0.3", "-", "-", "not", "among", "Ray's", "nodes"] in lines
+    assert ["w2", "away", "10.0.0.3", "-", "-", "drained;", "tuneyard", "drain", "w2"] in lines
     assert "old" not in shown.output
     assert [line[1] for line in lines if line and line[0] == "sweep-1"] == ["running"]
     assert "what it has cost is not known" in shown.output

@@ -1,6 +1,7 @@
 """What the reporter keeps of the best epoch's predictions, also when a run goes on."""
 
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from tests.trainers.runs import make_spec, stored_record
-from tuneyard.trainers.errors import StoreError
+from tuneyard.trainers.checkpoints.fence_port import Fence
+from tuneyard.trainers.checkpoints.fencing import claim_run
+from tuneyard.trainers.errors import FencedError, StoreError
 from tuneyard.trainers.loop import EpochResult, Evaluation
 from tuneyard.trainers.predictions import Predictions, read_predictions
 from tuneyard.trainers.record import Memory, Metric, RunRecord, now
@@ -21,12 +24,14 @@ ACCURACY = Metric(name="val/accuracy", mode="max")
 KEEPS = {"data.validation": {"split": 0.2, "predictions": True}}
 
 
-def make_reporter(spec: TrialSpec, store: Store, rows: list[dict[str, float]] | None = None) -> Reporter:
+def make_reporter(
+    spec: TrialSpec, store: Store, rows: list[dict[str, float]] | None = None, fence: Fence | None = None
+) -> Reporter:
     record = RunRecord(
         run_id=spec.run_id, name="quadrants", metric=ACCURACY, experiment=spec.experiment.model_dump(mode="json"),
         started=now(),
     )  # fmt: skip
-    return Reporter(record, store, spec, Session(threads=1, cpu=True), rows or [])
+    return Reporter(record, store, spec, Session(threads=1, cpu=True), rows or [], fence)
 
 
 def epoch(number: int, accuracy: float, *, kept: bool = True) -> EpochResult:
@@ -126,3 +131,20 @@ def test_a_run_whose_predictions_cannot_be_written_has_failed(tmp_path: Path, mo
         end(reporter)
     record = stored_record(spec)
     assert (record.status, record.error) == ("failed", "StoreError: the disk is full")
+
+
+@pytest.mark.parametrize(("replaced", "told"), [(False, ["completed"]), (True, [None])])
+def test_a_replaced_process_leaves_the_last_word_on_the_tracked_run_to_its_replacement(
+    replaced: bool, told: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, store = make_spec(tmp_path), open_store(str(tmp_path / "runs"))
+    fence = claim_run(store, spec.prefix, spec.run_id, alone=False)
+    fence.begin(None)
+    reporter = make_reporter(spec, store, fence=fence)
+    said: list[str | None] = []
+    monkeypatch.setattr(reporter._tracker, "finish", said.append)
+    if replaced:
+        claim_run(store, spec.prefix, spec.run_id, alone=False)
+    with suppress(FencedError):
+        end(reporter)
+    assert said == told

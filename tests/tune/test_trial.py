@@ -11,6 +11,7 @@ import pytest
 
 from tests.trainers.runs import stored_record
 from tests.tune.trials import Kept, config_of, make_spec, own_locks
+from tuneyard.tune.worker import Failure
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -121,3 +122,18 @@ def test_a_fault_of_the_users_code_comes_with_its_place(kept: Kept, tmp_path: Pa
     assert error is not None
     assert error.startswith("RuntimeError: out of luck\n\nTraceback")
     assert os.fspath(tmp_path / "task.py") in error
+
+
+@pytest.mark.parametrize(
+    ("failure", "how"),
+    [
+        (Failure("DataError", "DataError: no such file", understood=True), "refused"),
+        (Failure("RuntimeError", "RuntimeError: out of luck"), "lost"),
+        (Failure("OutOfMemoryError", "too much", understood=True, out_of_memory=True), "out_of_memory"),
+        (Failure("WorkerLostError", "gone", lost=True, preempted=True), "preempted"),
+    ],
+)
+def test_a_mistake_that_one_worker_has_understood_is_not_tried_again(failure: Failure, how: str) -> None:
+    from tuneyard.tune.trial import how_it_failed
+
+    assert how_it_failed(failure) == how

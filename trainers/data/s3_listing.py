@@ -13,22 +13,24 @@ from tuneyard.trainers.data.threads import work_through
 from tuneyard.trainers.stores.s3_objects import S3Object, S3Objects
 
 RANGES = 16
+_IN_ORDER = 4
+"""Pages that are listed one after the other before it is worth while to look for ranges."""
 _LEVELS = 3
 
 
 def list_all(objects: S3Objects, prefix: str, tick: Callable[[int], None]) -> list[S3Object]:
     """Every object whose key begins with `prefix`; `tick` is told how many were found so far. Raises StoreError."""
-    pages = objects.listing(prefix)
-    found = next(pages)
-    tick(len(found))
-    more = next(pages, None)
-    if more is None:
+    found: list[S3Object] = []
+    for number, page in enumerate(objects.listing(prefix), start=1):
+        found += page
+        tick(len(found))
+        if number == _IN_ORDER:
+            break
+    else:
         return found
-    found += more
     stop = threading.Event()
-    # From where the first two pages ended: a key there may be a placeholder, which is not among those found.
-    bounds = [bound for bound in _bounds(objects, prefix) if bound > found[-1].key] if found else []
-    ranges = pairwise([found[-1].key if found else prefix, *bounds, None])
+    reached = found[-1].key if found else prefix
+    ranges = pairwise([reached, *(bound for bound in _bounds(objects, prefix) if bound > reached), None])
     jobs = [partial(_list_range, objects, prefix, start, end, stop, found) for start, end in ranges]
     work_through(iter(jobs), RANGES, stop, lambda: tick(len(found)))
     return found

@@ -78,10 +78,10 @@ def test_links_that_are_all_slow() -> None:
 
 
 class Cluster:
-    """Answers as nodes would; `broken` ways, and an `error` of torch's."""
+    """Answers as nodes would; `broken` ways, and an `error` of torch's on the head, so many times."""
 
-    def __init__(self, broken: Broken, *, error: str | None = None, taken: int = 0) -> None:
-        self._broken, self._error, self._taken = broken, error, taken
+    def __init__(self, broken: Broken, *, error: str | None = None, errors: int = 99, taken: int = 0) -> None:
+        self._broken, self._error, self._errors, self._taken = broken, error, errors, taken
         self.asked: list[tuple[str, str]] = []
 
     def run(self, node: Node, command: Sequence[str], stdin: str, timeout_s: float) -> str:
@@ -91,7 +91,9 @@ class Cluster:
             return self._links(node, LinksRequest.model_validate_json(stdin))
         wanted = BandwidthRequest.model_validate_json(stdin)
         rates = {other: 1e9 for other in range(wanted.nodes) if other != wanted.rank}
-        reply = BandwidthReply(sent_bytes=64, all_reduce_bytes_per_s=1e9, pairs_bytes_per_s=rates, error=self._error)
+        error = self._error if wanted.rank == 0 and self._errors > 0 else None
+        self._errors -= wanted.rank == 0
+        reply = BandwidthReply(sent_bytes=64, all_reduce_bytes_per_s=1e9, pairs_bytes_per_s=rates, error=error)
         return f"[Gloo] says something first\n{reply.model_dump_json()}\n"
 
     def _links(self, node: Node, wanted: LinksRequest) -> str:
@@ -123,7 +125,21 @@ def test_the_others_are_measured_without_the_node_that_is_cut_off() -> None:
 
 
 def test_a_taken_port_is_tried_elsewhere() -> None:
-    assert findings(Cluster({}, taken=1))["links"].result is Result.OK
+    cluster = Cluster({}, taken=1)
+    assert findings(cluster)["links"].result is Result.OK
+    assert cluster.asked.count(("links", "w1")) == 2
+
+
+def test_a_node_where_every_port_is_taken_is_told() -> None:
+    found = findings(Cluster({}, taken=99))["links"]
+    assert found.result is Result.FAILURE
+    assert "head does not take part: other programs listen" in found.found
+
+
+def test_a_port_that_torch_finds_taken_is_tried_elsewhere() -> None:
+    cluster = Cluster({}, error="The server socket has failed to listen: EADDRINUSE", errors=1)
+    assert findings(cluster)["bandwidth"].result is Result.OK
+    assert cluster.asked.count(("bandwidth", "w1")) == 2
 
 
 def test_a_firewall_that_lets_only_one_port_through() -> None:

@@ -25,12 +25,12 @@ pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.slow, pytest.mark.
 
 FOLDER = "/opt/tuneyard/lab"
 ROOT = Path(__file__).parents[3]
-WORKERS = ("w1", "w2", "w3")
+WORKERS = ("w1", "w2")
 
 
 @dataclass
 class Machines:
-    """A head and three workers of one core, each with a metadata service, as on AWS; and what runs there."""
+    """A head and two workers of one core, each with a metadata service, as on AWS; and what runs there."""
 
     hosts: Hosts
     folder: Path
@@ -142,8 +142,8 @@ def test_a_spot_notice_moves_a_trial_with_all_it_has_trained(machines: Machines,
             head.inside(command), cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log
         )
     try:
-        wait_for(lambda: len({one["what"][0] for one in told(out) if one["event"] == "row"}) == 2, 300.0)
-        taken = machines.training()[0]
+        wait_for(lambda: any(one["event"] == "row" for one in told(out)), 300.0)
+        [taken] = machines.training()
         noticed = time.time()
         machines.notice(taken, 120.0)
         saved = times_of_checkpoints(sweeping, tmp_path / "sweep/runs" / PREFIX)
@@ -157,7 +157,7 @@ def test_a_spot_notice_moves_a_trial_with_all_it_has_trained(machines: Machines,
     found = re.fullmatch(r"its machine is being taken away \(stopped in epoch \d+, after step (\d+)\)", why)
     assert found is not None, why
     assert [one for one in events if one["event"] == "retried"] == []
-    assert events[-1]["what"] == [{"0001": "completed", "0002": "completed"}]
+    assert events[-1]["what"] == [{"0001": "completed"}]
     seconds = {
         "drained": drained_at(machines.log(taken)) - noticed,
         "checkpoint durable": saved[run_id, int(found[1])] - noticed,

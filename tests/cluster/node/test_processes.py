@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tuneyard.cluster.node.processes import descendants, end, has_child, marked
+from tuneyard.cluster.node.processes import arguments_of, child_of, descendants, end, marked
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 PARENT = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}]); time.sleep(60)"
@@ -43,11 +43,23 @@ def test_who_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 def test_a_child_is_known_by_its_program_file() -> None:
     process = started(STUBBORN)
     try:
-        assert has_child(os.getpid(), Path(sys.executable).resolve().name)
-        assert not has_child(os.getpid(), "raylet")
+        assert child_of(os.getpid(), Path(sys.executable).resolve().name) == process.pid
+        assert child_of(os.getpid(), "raylet") is None
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_arguments_of_a_process() -> None:
+    process = subprocess.Popen(["sleep", "60"], executable="/bin/sleep")
+    process.kill()
+    process.wait()
+    assert arguments_of(process.pid) == {}
+    process = subprocess.Popen(["sh", "-c", "read _", "sh", "--a=1", "--b-c=x=y", "d=2"], stdin=subprocess.PIPE)
+    try:
+        assert arguments_of(process.pid) == {"a": "1", "b-c": "x=y"}
+    finally:
+        process.communicate()
 
 
 def running(pid: int) -> bool:

@@ -37,7 +37,7 @@ def test_a_worker_joins_its_head() -> None:
 
 def test_agents_do_not_choose_their_ports() -> None:
     line = ray_command(WORKER, FOLDER, "10.0.0.2")
-    assert {"--dashboard-agent-grpc-port=7001", "--metrics-export-port=7004", "--object-manager-port=7006"} <= set(line)
+    assert {"--dashboard-agent-listen-port=7001", "--metrics-export-port=7004", "--node-manager-port=7005"} <= set(line)
 
 
 def test_an_address_is_found_by_the_route_to_the_head() -> None:
@@ -45,7 +45,7 @@ def test_an_address_is_found_by_the_route_to_the_head() -> None:
 
 
 def test_up_is_when_ray_says_so_and_nothing_is_left_at_the_end() -> None:
-    ray = RayProcess(RAY, os.environ)
+    ray = RayProcess(RAY, os.environ, 7001)
     wait_for(lambda: ray.up)
     assert not ray.alive, "up, and without a raylet"
     below = descendants(ray.pid)
@@ -56,7 +56,7 @@ def test_up_is_when_ray_says_so_and_nothing_is_left_at_the_end() -> None:
 
 
 def test_what_fails_is_not_up_and_has_last_words() -> None:
-    ray = RayProcess(["sh", "-c", "echo no token >&2; exit 1"], os.environ)
+    ray = RayProcess(["sh", "-c", "echo no token >&2; exit 1"], os.environ, 7001)
     wait_for(lambda: not ray.alive)
     ray.end()
     assert not ray.up
@@ -67,7 +67,7 @@ def test_it_dies_with_its_parent() -> None:
     code = f"""
 import os, sys, time
 from tuneyard.cluster.node.ray_process import RayProcess
-ray = RayProcess({RAY!r}, os.environ)
+ray = RayProcess({RAY!r}, os.environ, 7001)
 while not ray.up: time.sleep(0.01)
 print(ray.pid, flush=True)
 time.sleep(60)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def test_the_configuration_in_the_script_is_one(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.hosts
 @pytest.mark.terraform
 def test_machines_boot_into_a_cluster(tmp_path: Path) -> None:
@@ -81,6 +83,7 @@ def test_machines_boot_into_a_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.hosts
 @pytest.mark.terraform
 def test_a_machine_with_another_package_does_not_start_and_leaves(tmp_path: Path) -> None:
@@ -159,7 +162,9 @@ class _Surroundings:
         _record(self._folder / "bin", {"lsblk": "", "systemctl": "exit 1"})
         path = f"{self._folder / 'bin'}:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
         with _metadata(self.hosts[name], instance or f"i-{name}"):
-            return _run_script(self.hosts[name], script, {**self._environment, "PATH": path}, check=check)
+            environment = {**self._environment, "PATH": path, "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0"}
+            environment["PIP_TRUSTED_HOST"] = self.hosts.gateway  # the tests' index has no TLS
+            return _run_script(self.hosts[name], script, environment, check=check)
 
     def node(self, name: str, command: str) -> str:
         folder = "/opt/tuneyard/lab"
@@ -196,7 +201,7 @@ def _run_script(
 ) -> subprocess.CompletedProcess[str]:
     path = host.folder / "boot-script.sh"
     path.write_text(script)
-    return host.run(["bash", str(path)], env=environment, check=check, timeout_s=170)
+    return host.run(["bash", str(path)], env=environment, check=check, timeout_s=300)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Root:
 
     def terraform(self, *words: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            ["terraform", f"-chdir={self.folder}", *words], capture_output=True, text=True, timeout=170, check=False,
+            ["terraform", f"-chdir={self.folder}", *words], capture_output=True, text=True, timeout=900, check=False,
             env={**os.environ, "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", **env}, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert not check or done.returncode == 0, done.stdout + done.stderr

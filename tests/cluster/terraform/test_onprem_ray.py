@@ -95,7 +95,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             name="lab", head={"host": made["head"].address, **small}, python=sys.executable, tls=TLS,
             workers={name: {"host": made[name].address, **small} for name in ("w1", "w2")},
             ssh={"key_file": str(made.keys.client), "known_hosts": str(made.keys.known_hosts)},
-            environment_file="/root/.tuneyard/environment",
+            environment_file="/root/.tuneyard/environment", start_within_s=300,
         )  # fmt: skip
         yield Cluster(made, one, one.apply(), before)
 

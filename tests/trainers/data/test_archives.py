@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-
 from tuneyard.trainers.data.archives import unpack
 from tuneyard.trainers.errors import DataError
 

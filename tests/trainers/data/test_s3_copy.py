@@ -232,7 +232,7 @@ def test_progress_says_bytes_objects_rate_and_time(bucket: Bucket, caplog: pytes
 def test_a_long_listing_is_made_in_ranges_and_misses_nothing(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_objects, "_PAGE", 4)
     monkeypatch.setattr(s3_listing, "RANGES", 3)
-    names = [f"{part}/{kind}/{number}.png" for part in ("test", "train") for kind in "abcde" for number in range(3)]
+    names = [f"{part}/{kind}/{number}.png" for part in ("test", "train") for kind in "abcde" for number in range(5)]
     bucket.put(dict.fromkeys(["0.txt", "train/z.txt", "z.txt", *names], png(1)))
     found = list_all(bringing._objects(bucket.config(), at(bucket)), f"{bucket.prefix}/", lambda _: None)
     assert sorted(one.key for one in found) == sorted(
