@@ -17,8 +17,6 @@ from tuneyard.cluster.tunnel import LOOPBACK, LinkError, Tunnel
 ANSWER_S = 20.0
 """For the dashboard to answer through an open tunnel."""
 _POLL_S = 0.2
-# No proxy of the environment: the way is over our own loopback, and the header is a secret.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Connection:
@@ -80,8 +78,10 @@ class Connection:
     def send(self, method: str, path: str, *, timeout_s: float = 10.0) -> Any:
         """The JSON that the dashboard answers to a request without a body; raises as `get`."""
         request = urllib.request.Request(f"{self.url}{path}", method=method, headers=self.headers)  # noqa: S310  (http, by `url`)
+        # No proxy of the environment: the way is over our own loopback, and the header is a secret.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with _OPENER.open(request, timeout=timeout_s) as answer:
+            with opener.open(request, timeout=timeout_s) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             with error:

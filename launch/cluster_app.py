@@ -52,6 +52,9 @@ def up(
 ) -> None:
     """Make a cluster, or change one: shows what will be made and what an hour costs, asks, and has Terraform do it.
 
+    A new one: `tuneyard up --on aws`, or `tuneyard up lab.yaml`, a file with `kind: onprem`, `name: lab` and its hosts;
+    what else can be given lists `tuneyard up --on aws --variables`.
+
     What was given stays: `tuneyard up workers=8` changes only that, and KEY=null goes back to the default. Entries of a
     map are reached by dots: workers.a100=2.
     """

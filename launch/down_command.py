@@ -1,5 +1,6 @@
 """`tuneyard down`: what will be destroyed and what stays, a question, Terraform's destroy, and what is left then."""
 
+import datetime
 import json
 import shutil
 import sys
@@ -12,8 +13,10 @@ from rich.console import Console
 from tuneyard.cluster.clusters import Cluster, find_cluster
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.leftovers import Leftovers, aws_leftovers
+from tuneyard.cluster.machines import Fleet
 from tuneyard.cluster.nearest import allowed_instead
 from tuneyard.cluster.private_files import write_private
+from tuneyard.cluster.spending import mark
 from tuneyard.cluster.terraform import Terraform, TerraformInterruptedError
 from tuneyard.cluster.terraform_plan import Plan, Resource
 from tuneyard.launch.plan_changes import show_changes
@@ -44,7 +47,7 @@ def down_command(name: str | None, *, yes: bool, gone: Sequence[str]) -> int:
             terraform.init()
             there = terraform.resources()
         kept = _kept(there)
-        region = _region(there)
+        region = _region(there, cluster)
         if there:
             plan = _plan(cluster, terraform, console)
             if not _confirmed(cluster, plan, kept, region, console, yes=yes):
@@ -117,6 +120,7 @@ def _destroy(cluster: Cluster, terraform: Terraform, kept: Kept | None, console:
         terraform.forget(kept.addresses)
         _plan(cluster, terraform, console)
     terraform.apply(cluster.folder / PLAN)
+    mark(cluster.folder, Fleet(()), datetime.datetime.now(datetime.UTC))
 
 
 def _look(cluster: Cluster, terraform: Terraform, region: str | None, console: Console) -> int:
@@ -129,7 +133,6 @@ def _look(cluster: Cluster, terraform: Terraform, region: str | None, console: C
         return 1
     bucket = json.loads(cluster.variables_file.read_text()).get("bucket") if cluster.variables_file.exists() else None
     left = _ask_aws(cluster.name, region, bucket, console) if cluster.kind == "aws" else Leftovers(())
-    cluster.inventory_file.unlink(missing_ok=True)
     if left.arns:
         console.print(f"AWS still lists what carries the tag of cluster {cluster.name}:", style="yellow")
         for arn in left.arns:
@@ -139,6 +142,7 @@ def _look(cluster: Cluster, terraform: Terraform, region: str | None, console: C
             "a run that was cut off, or by you: remove it in the console."
         )
         return 1
+    cluster.inventory_file.unlink(missing_ok=True)
     if bucket is not None:
         console.print(f"Nothing is left of cluster {cluster.name} but bucket {bucket}.")
         console.print(f"  tuneyard up --cluster {cluster.name}  [dim]uses it again[/]")
@@ -167,10 +171,10 @@ def _kept(there: Sequence[Resource]) -> Kept | None:
     return Kept(names[0], addresses) if names else None
 
 
-def _region(there: Sequence[Resource]) -> str | None:
-    """Of the ARNs in the state: what the profile says today may be another one."""
+def _region(there: Sequence[Resource], cluster: Cluster) -> str | None:
+    """Of the ARNs in the state, or of the last inventory: what the profile says today may be another one."""
     for one in there:
         parts = str(one.values.get("arn", "")).split(":")
         if len(parts) > 4 and parts[3]:
             return parts[3]
-    return None
+    return cluster.last_inventory().region if cluster.inventory_file.exists() else None

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -70,7 +71,7 @@ def read_status(cluster: Cluster, table: PriceTable) -> Status:
             nodes = read_nodes(told, states, inventory)
             troubles += [f"who is draining is not known: {trouble}"] if trouble else []
         except ClusterError as error:
-            troubles.append(f"the head does not tell: {error}")
+            troubles.append(f"the head does not tell: {_once(str(error))}")
     machines: list[Instance] = []
     done = []
     if inventory.kind == "aws":
@@ -86,6 +87,11 @@ def read_status(cluster: Cluster, table: PriceTable) -> Status:
     running = running_fleet(machines, inventory, around) if inventory.kind == "aws" else around
     so_far = spent(machine_spans(machines, done, inventory), marks, table, datetime.datetime.now(datetime.UTC))
     return Status(inventory, tuple(nodes), tuple(jobs), quote(running, table), so_far, tuple(troubles))
+
+
+def _once(text: str) -> str:
+    """A program that tried several times has said the same as often."""
+    return " ".join(dict.fromkeys(re.sub(r"channel \d+: ", "", line).strip() for line in text.splitlines()))
 
 
 def _states(inventory: Inventory) -> tuple[dict[str, str], str | None]:

@@ -1,5 +1,6 @@
 """`tuneyard submit`: an experiment's project, checked and packed, as a job on a cluster."""
 
+import re
 import shlex
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from tuneyard.launch.packing import Package, choose_files, write_package
 from tuneyard.launch.parity import Found, ask_nodes, compare, this_machine
 from tuneyard.launch.request import new_run_id
 from tuneyard.trainers.checks import check_experiment
+from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.loading import load_experiment
 from tuneyard.trainers.provenance import PACKED, capture_provenance
@@ -31,6 +33,7 @@ STOP_S = 900
 WIDTH = 120
 """Of the job's tables, where our own output goes to no terminal."""
 SHOWN = 6
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,11 @@ def submit_command(path: Path, overrides: Sequence[str], wanted: Submission) -> 
 
 def _prepare(path: Path, overrides: Sequence[str], wanted: Submission, inventory: Inventory) -> Prepared:
     """All that can be checked here, before the cluster is asked anything."""
+    if wanted.name is not None and not _NAME.fullmatch(wanted.name):
+        raise ConfigError(
+            f"--name: {wanted.name!r} cannot begin the id of a job. Allowed: letters, digits, '.', '_' and '-', 64 at "
+            "most, the first a letter or a digit."
+        )
     experiment = load_experiment(path, overrides)
     check_experiment(experiment, sweep=True)
     project_dir = path.absolute().parent

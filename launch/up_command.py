@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -88,8 +90,9 @@ def list_variables(kind: str | None) -> None:
     for variable in variables_of(found).values():
         default = "must be given" if variable.default is None else f"without it {variable.default}"
         console.print(Text.assemble((variable.name, "bold"), (f"  {variable.type}, {default}", "dim")))
-        for line in variable.description.splitlines():
-            console.print(f"    {line}", markup=False)
+        # Lines that begin with spaces are items of a list; the others flow.
+        text = re.sub(r"(?<=\S)\n(?=\S)", " ", variable.description)
+        console.print(Padding(Text(text), (0, 0, 0, 4)))
 
 
 def agreed(question: str, *, yes: bool) -> bool:

@@ -17,7 +17,8 @@ from tuneyard.trainers.tracking.tracker import TrackedRun
 def evaluate_on_test(spec: TrialSpec, session: Session) -> dict[str, float]:
     """The test metrics of the run's best checkpoint, kept in its record and sent to its Comet experiment.
 
-    Raises DataError where the data has no test set, CheckpointError where the run has no checkpoint.
+    Raises DataError where the data has no test set, CheckpointError where the run has no checkpoint, or was taken up
+    again meanwhile.
     """
     data = session.data(spec.experiment.data, Path(spec.project_dir))
     if data.test is None:
@@ -37,7 +38,13 @@ def evaluate_on_test(spec: TrialSpec, session: Session) -> dict[str, float]:
         trainer.train.close()
         engine.close()
         checkpoints.close()
-    write_record(store, spec.prefix, record.model_copy(update={"test": metrics}))
+    newest = read_run(store, spec.prefix)
+    if newest.attempt > record.attempt:
+        raise CheckpointError(
+            f"run {spec.run_id} was taken up again while it was evaluated, and its record is the new attempt's. Evaluate"
+            " it when that has ended."
+        )
+    write_record(store, spec.prefix, newest.model_copy(update={"test": metrics}))
     previous = TrackedRun.model_validate(record.tracking) if record.tracking else None
     session.tracker.begin(spec, previous)
     session.tracker.log_metrics(metrics, step=best.step, epoch=best.epoch)

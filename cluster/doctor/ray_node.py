@@ -3,6 +3,7 @@
 import http.client
 import ipaddress
 import json
+import shutil
 import stat
 import urllib.error
 import urllib.request
@@ -182,19 +183,21 @@ def _name(process: psutil.Process) -> str:
     scripts = [Path(word) for word in line[1:4] if word.endswith(".py")]
     if scripts:
         return "/".join(scripts[0].parts[-2:])
-    return Path(line[0].split()[0]).name if line and line[0] else "?"
+    return Path(line[0].split()[0]).name if line else "?"
 
 
 def _line(process: psutil.Process) -> list[str]:
+    """The words of its command line, without the empty ones with which a title is filled up."""
     try:
-        return process.cmdline()
+        return [word for word in process.cmdline() if word]
     except psutil.Error:
         return []
 
 
 def _asks_for_token(process: psutil.Process) -> bool:
-    """Was it started so? A process that gave itself a title has written it over what can be read of this."""
-    titled = len(_line(process)) < 2 or _name(process).startswith("ray::")
+    """Was it started so? A process that gave itself a title has written that over what could be read of this."""
+    line = _line(process)
+    titled = not line or shutil.which(line[0]) is None  # no command line any more: it does not begin with a program
     try:
         return titled or process.environ().get("RAY_AUTH_MODE") == "token"
     except psutil.Error:  # it has just ended

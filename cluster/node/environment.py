@@ -33,6 +33,9 @@ def ray_environment(config: NodeConfig, folder: NodeFolder) -> dict[str, str]:
     # Jobs call `tuneyard` and `python` by name; cron and systemd give a bare path.
     found["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), found.get("PATH", os.defpath)])
     found["RAY_JOB_STOP_WAIT_TIME_S"] = str(JOB_STOP_S)
+    if config.role == "head":
+        # Ray's SIGTERM has a node drain first. Work that leaves the head has nowhere to go: the cluster ends with it.
+        found["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
     if config.environment_file is not None:
         found |= read_environment_file(config.environment_file)
     if config.parameters:

@@ -27,7 +27,7 @@ AFTER_GCS = (
     AGENT, "dashboard_agent_grpc", "runtime_env_agent", "metrics_export", "node_manager", "object_manager",
 )  # fmt: skip
 """What listens on the ports after the GCS's, in this order, so that a firewall can know them."""
-END_S = 20.0
+END_S = 45.0
 READ_S = 2.0
 
 _FATAL = re.compile(r"Check failed: (.*)")
@@ -153,8 +153,11 @@ class RayProcess:
         return "\n".join(self._lines)
 
     def end(self) -> None:
-        """SIGTERM, on which Ray ends its processes; SIGKILL to the group of those that stay."""
-        if self._process.poll() is None:
+        """SIGTERM, on which Ray gives work 30 s to leave and ends its processes; SIGKILL to those that stay.
+
+        Where the raylet has ended there is nothing to wait for.
+        """
+        if self.alive:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_S)

@@ -20,6 +20,7 @@ from tuneyard.cluster.node.folder import NodeFolder
 from tuneyard.cluster.node.processes import end, marked
 from tuneyard.cluster.node.ray_process import RayProcess, fatal_error, head_answers, own_address, ray_command
 from tuneyard.cluster.node.watchers import start_watchers
+from tuneyard.cluster.private_files import make_private_folder
 
 POLL_S = 0.5
 FIRST_PAUSE_S = 1.0
@@ -85,6 +86,7 @@ def _run_ray(config: NodeConfig, folder: NodeFolder, stop: threading.Event, star
     """Run Ray until it ends or is to stop; returns its last words. Nothing of it is left afterwards."""
     folder.write_state("starting", starts=starts)
     temp = folder.ray_temp(config)
+    make_private_folder(temp)  # Ray itself would make it everybody's to read and write
     _remove_old_sessions(temp)
     command = ray_command(config, folder, own_address(config))
     ray = RayProcess(command, ray_environment(config, folder), agent_port=config.gcs_port + 1)

@@ -87,7 +87,6 @@ KillMode=mixed
 TimeoutStopSec={STOP_S:.0f}
 # A job that ran out of memory is not the node's end.
 OOMPolicy=continue
-UMask=0077
 LimitNOFILE=1048576
 LimitMEMLOCK=infinity
 TasksMax=infinity

@@ -14,7 +14,7 @@ from tuneyard.cluster.node.processes import descendants, end
 
 PR_SET_CHILD_SUBREAPER = 36
 PAUSE_S = 5.0
-STOP_S = 60.0
+STOP_S = 75.0
 """How long `serve` may take to end Ray."""
 POLL_S = 0.5
 

@@ -150,6 +150,7 @@ module "workers" {
   tags              = local.tags
   idle_minutes      = var.idle_minutes
   leave_s           = var.leave_s
+  replace_running   = var.replace_running
   boot              = local.boot
 }
 

@@ -196,6 +196,12 @@ variable "leave_s" {
   }
 }
 
+variable "replace_running" {
+  description = "Does a change of package, image or settings replace the workers that run, after they have saved? False: only machines that start later have it."
+  type        = bool
+  default     = true
+}
+
 variable "gcs_port" {
   description = "Where the head's GCS listens, on its private address."
   type        = number

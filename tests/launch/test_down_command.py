@@ -10,6 +10,8 @@ from tests.cluster.small_module import small_module  # noqa: F401 - a fixture
 from tuneyard.cluster.clusters import find_cluster, list_clusters, make_cluster
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.leftovers import Leftovers
+from tuneyard.cluster.machines import Fleet
+from tuneyard.cluster.spending import read_marks
 from tuneyard.cluster.terraform import Terraform
 from tuneyard.cluster.terraform_plan import Change, Plan, Resource
 from tuneyard.launch import down_command
@@ -125,6 +127,8 @@ def test_the_bucket_stays_and_is_used_again(tmp_path: Path, monkeypatch: pytest.
     assert "Nothing is left of cluster lab but bucket tuneyard-lab." in ended.output
     assert cloud.done == ["forget", "apply"]
     assert json.loads((folder / "variables.json").read_text())["bucket"] == "tuneyard-lab"
+    (last,) = read_marks(folder)
+    assert last.fleet() == Fleet(()), "from now on nothing costs"
 
 
 def test_what_aws_still_lists_is_told_and_the_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`tuneyard submit` up to the moment when the cluster is asked: mistakes are told before, and in this order."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,14 @@ def test_a_mistake_is_told_before_the_cluster_is_asked(project: Path, changes: d
 
 @pytest.mark.usefixtures("home")
 def test_a_head_that_does_not_answer_is_told(project: Path) -> None:
-    with pytest.raises(LinkError, match="No tunnel to head: ssh: connect to host 127.0.0.1 port 1: Connection refused"):
+    with pytest.raises(LinkError, match=r"No tunnel to head: ssh: connect to host 127.0.0.1 port 1: Connection ref"):
         submit(project, {})
+
+
+@pytest.mark.usefixtures("home")
+def test_a_name_that_no_job_can_have_is_told(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--name: 'a/b' cannot begin the id of a job. Allowed: letters"):
+        submit(project, {}, replace(PLAIN, name="a/b"))
 
 
 def test_a_token_that_others_may_read_is_told(home: Path, project: Path) -> None:
@@ -83,5 +90,5 @@ def test_without_a_cluster_it_is_told_how_to_make_one(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ClusterError, match="There is no cluster in .*tuneyard up"):
+    with pytest.raises(ClusterError, match=r"There is no cluster in .*tuneyard up"):
         submit(project, {})

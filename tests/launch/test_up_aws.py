@@ -19,8 +19,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.terraform, pytest.mark.timeout(900)]
 
 IMAGE = "ami-12c6146b"
 VALUES = {
-    "name": "lab", "kind": "aws", "package": str(WHEEL), "constraints": str(CONSTRAINTS), "zones": 1,
-    "ami": IMAGE, "head_ami": IMAGE, "groups": {"gpu": {"machines": ["g6.xlarge", "g5.xlarge"], "on_demand_percent": 50}}, "workers": 2,
+    "name": "lab", "kind": "aws", "package": str(WHEEL), "constraints": str(CONSTRAINTS), "zones": 1, "workers": 2,
+    "ami": IMAGE, "head_ami": IMAGE,
+    "groups": {"gpu": {"machines": ["g6.xlarge", "g5.xlarge"], "on_demand_percent": 50}},
 }  # fmt: skip
 
 

@@ -9,6 +9,10 @@ looks what is condemned, and only then looks what is there. A collector first sa
 looks what is pending, and only then what manifests name; it deletes what neither does. Whichever of the two lists came
 first, the other side sees it. What is condemned counts as absent for the writer, who uploads it under a new name: the
 deletion may come at any moment. A manifest is created before its pending list goes.
+
+The list of a collector that was killed stays: a deletion which it had sent may still be on its way, and only a clock
+could say from when on it is not. It costs writers a new name for what they need of it, and no more; `collect` with
+`force` drops it.
 """
 
 import json

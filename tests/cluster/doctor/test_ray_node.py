@@ -106,6 +106,16 @@ def test_a_process_that_does_not_ask_for_the_token(folder: Path, started: Callab
     assert "started without RAY_AUTH_MODE=token: sh" in found.found
 
 
+def test_a_process_with_a_title_hides_its_environment_and_is_not_blamed(folder: Path) -> None:
+    """As Ray's agents do: the title takes the place of the command line, and of what lies behind it."""
+    line = ["ray-dashboard-JobHead-0 (python)", "-c", "read _"]
+    process = subprocess.Popen(line, executable="/bin/sh", stdin=subprocess.PIPE, env={MARK: str(folder)})
+    try:
+        assert findings(folder)[TOKEN].result is Result.OK
+    finally:
+        process.communicate()
+
+
 def test_a_token_in_the_arguments_of_a_process(folder: Path, started: Callable[..., None]) -> None:
     started(SECRET, RAY_AUTH_MODE="token")
     found = findings(folder)[TOKEN]

@@ -47,8 +47,9 @@ class Machines:
         path.write_text(json.dumps({"action": "terminate", "time": when}))
 
     def training(self) -> list[str]:
-        """The machines with a trial."""
-        return [name for name in WORKERS if any("ray::Trial" in line for line in self.hosts[name].processes().values())]
+        """The machines with a process that trains, by the title that Ray gives it."""
+        titles = {name: self.hosts[name].processes().values() for name in WORKERS}
+        return [name for name in WORKERS if any(line.startswith("ray::") and ".train" in line for line in titles[name])]
 
     def log(self, name: str) -> str:
         return (self.hosts[name].folder / FOLDER[1:] / "logs/service.log").read_text()

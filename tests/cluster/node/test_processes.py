@@ -51,15 +51,15 @@ def test_a_child_is_known_by_its_program_file() -> None:
 
 
 def test_the_arguments_of_a_process() -> None:
-    process = subprocess.Popen(["sleep", "60"], executable="/bin/sleep")
-    process.kill()
-    process.wait()
-    assert arguments_of(process.pid) == {}
-    process = subprocess.Popen(["sh", "-c", "read _", "sh", "--a=1", "--b-c=x=y", "d=2"], stdin=subprocess.PIPE)
+    command = ["sh", "-c", "echo; read _", "sh", "--a=1", "--b-c=x=y", "d=2"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
     try:
         assert arguments_of(process.pid) == {"a": "1", "b-c": "x=y"}
     finally:
         process.communicate()
+    assert arguments_of(process.pid) == {}
 
 
 def running(pid: int) -> bool:

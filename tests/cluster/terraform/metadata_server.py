@@ -16,12 +16,12 @@ FACTS: dict[str, str] = json.loads(sys.argv[1]) if __name__ == "__main__" else {
 class Metadata(BaseHTTPRequestHandler):
     """Gives a session to PUT, and facts to GET with that session."""
 
-    def do_PUT(self) -> None:  # noqa: N802  (the base class's name)
+    def do_PUT(self) -> None:
         """A session."""
         known = self.path == "/latest/api/token" and "X-aws-ec2-metadata-token-ttl-seconds" in self.headers
         self._answer(200 if known else 400, SESSION if known else "")
 
-    def do_GET(self) -> None:  # noqa: N802  (the base class's name)
+    def do_GET(self) -> None:
         """A fact, for who has a session."""
         if self.headers.get("X-aws-ec2-metadata-token") != SESSION:
             self._answer(401, "")

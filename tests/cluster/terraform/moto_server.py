@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 START_S = 60.0
 REGION = "eu-central-1"
@@ -26,7 +27,7 @@ def moto_server(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, 
     url = f"http://{address}:{port}"
     with (folder / "moto.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", address, "-p", str(port)],
+            [sys.executable, __file__, address, str(port)],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent,
         )  # fmt: skip
     try:
@@ -55,3 +56,25 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 def _end_with_parent() -> None:
     if os.name == "posix":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _serve(address: str, port: str) -> None:
+    from moto.ec2.models.instances import Instance
+    from moto.server import main
+
+    end = Instance.terminate
+
+    def end_and_detach(self: Instance) -> Any:
+        # As EC2 does: an interface that outlives its machine is free again. Moto keeps it attached for good.
+        outliving = [nic for nic in self.nics.values() if not nic.delete_on_termination]
+        state = end(self)
+        for nic in outliving:
+            self.detach_eni(nic)
+        return state
+
+    Instance.terminate = end_and_detach  # type: ignore[method-assign]
+    main(["-H", address, "-p", port])
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The boot scripts of the nodes on AWS: kept as golden files, checked, and run on hosts as far as they go without AWS."""
+"""The boot scripts of the nodes on AWS: golden files, checked, and run on hosts as far as they go without AWS."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def test_the_configuration_in_the_script_is_one(name: str) -> None:
     line = next(line for line in (GOLDEN / f"{name}.sh").read_text().splitlines() if line.startswith('{"'))
     config = NodeConfig.model_validate({**json.loads(line), "name": "i-1", "address": "10.64.0.11", "scratch": None})
     assert config.role == ("head" if name == "head" else "worker")
-    assert config.token_parameter == "/tuneyard/lab/token"  # noqa: S105
+    assert config.token_parameter == "/tuneyard/lab/token"
 
 
 @pytest.mark.slow

@@ -1,7 +1,11 @@
 """The Terraform modules for AWS: formatted, valid, and right by their own tests, on mocks of the provider."""
 
+import json
+import os
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,10 +26,14 @@ def test_the_modules_are_formatted() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_modules_are_valid(root: AwsRoot) -> None:
     assert "The configuration is valid" in root.run("validate")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(500)
 def test_the_modules_pass_their_own_tests(root: AwsRoot) -> None:
     said = root.run("test")
     assert re.search(r"Success! (\d+) passed, 0 failed", said), said
@@ -42,3 +50,17 @@ def test_a_module_has_the_standard_files_and_describes_all(module: str) -> None:
         assert lacking == []
         untyped = [name for name, body in blocks if path.name == "variables.tf" and "  type " not in body]
         assert untyped == []
+
+
+@pytest.mark.slow
+def test_checkov_finds_nothing_but_what_is_skipped_with_a_reason() -> None:
+    script = Path(__file__).with_name("run-checkov")
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(
+        [str(script), "--output", "json"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.stdout, done.stderr
+    found = json.loads(done.stdout)
+    assert [f"{one['check_id']} {one['resource']}" for one in found["results"]["failed_checks"]] == []
+    assert found["summary"]["parsing_errors"] == 0
+    assert found["summary"]["passed"] > 50

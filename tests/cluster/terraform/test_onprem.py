@@ -30,7 +30,7 @@ with open("/root/.tuneyard/calls", "a") as file:
     file.write(f"{sys.argv[1]} {oct((folder / 'token').stat().st_mode & 0o777)}\\n")
 """
 
-pytestmark = [pytest.mark.terraform, pytest.mark.hosts]
+pytestmark = pytest.mark.terraform
 
 
 @dataclass
@@ -134,6 +134,7 @@ def folder_on(made: Hosts, name: str) -> Path:
     return made[name].folder / "opt/tuneyard/lab"
 
 
+@pytest.mark.hosts
 def test_up_unchanged_and_down(made: Hosts, onprem: Root) -> None:
     onprem.apply()
     assert calls(made, "w1") == ["check 0o600", "start 0o600"]
@@ -157,6 +158,8 @@ def test_up_unchanged_and_down(made: Hosts, onprem: Root) -> None:
     assert not (onprem.folder / "lab.token").exists()
 
 
+@pytest.mark.hosts
+@pytest.mark.slow
 def test_a_change_of_one_worker_touches_it_alone(made: Hosts, onprem: Root, tmp_path: Path) -> None:
     onprem.apply()
     values = variables(made, tmp_path)
@@ -171,6 +174,8 @@ def test_a_change_of_one_worker_touches_it_alone(made: Hosts, onprem: Root, tmp_
     }
 
 
+@pytest.mark.hosts
+@pytest.mark.slow
 def test_a_host_whose_key_is_not_known_is_refused(made: Hosts, onprem: Root, tmp_path: Path) -> None:
     values = variables(made, tmp_path)
     lines = made.keys.known_hosts.read_text().splitlines()
@@ -185,6 +190,8 @@ def test_a_host_whose_key_is_not_known_is_refused(made: Hosts, onprem: Root, tmp
     assert calls(made, "w1") == []
 
 
+@pytest.mark.hosts
+@pytest.mark.slow
 def test_through_a_jump_host_with_hashed_known_hosts(made: Hosts, onprem: Root, tmp_path: Path) -> None:
     values = variables(made, tmp_path)
     hashed = tmp_path / "known_hosts"
@@ -198,6 +205,7 @@ def test_through_a_jump_host_with_hashed_known_hosts(made: Hosts, onprem: Root, 
     assert f"Accepted publickey for root from {made['gate'].address}" in (made["head"].folder / "sshd.log").read_text()
 
 
+@pytest.mark.hosts
 def test_a_jump_host_whose_key_is_not_known_is_refused(made: Hosts, onprem: Root, tmp_path: Path) -> None:
     values = variables(made, tmp_path)
     lines = made.keys.known_hosts.read_text().splitlines()
@@ -210,6 +218,8 @@ def test_a_jump_host_whose_key_is_not_known_is_refused(made: Hosts, onprem: Root
     assert calls(made, "head") == []
 
 
+@pytest.mark.hosts
+@pytest.mark.slow
 def test_a_step_that_failed_is_cleaned_up_by_destroy(made: Hosts, onprem: Root, tmp_path: Path) -> None:
     (tmp_path / "site/tuneyard/cluster/node/__main__.py").write_text(
         PROGRAM + "\nif sys.argv[1] == 'start': sys.exit('no such GPU')\n"
@@ -223,6 +233,8 @@ def test_a_step_that_failed_is_cleaned_up_by_destroy(made: Hosts, onprem: Root, 
     assert calls(made, "head")[-1] == "stop 0o600"
 
 
+@pytest.mark.hosts
+@pytest.mark.slow
 def test_a_host_that_does_not_answer_is_not_forgotten_unless_told(made: Hosts, onprem: Root) -> None:
     onprem.apply()
     made["w1"].cut()
@@ -239,6 +251,7 @@ def test_a_host_that_does_not_answer_is_not_forgotten_unless_told(made: Hosts, o
         shutil.rmtree(folder_on(made, "w1"), ignore_errors=True)
 
 
+@pytest.mark.hosts
 def test_a_folder_that_is_not_ours_is_left_alone(made: Hosts, onprem: Root) -> None:
     folder_on(made, "head").mkdir()
     (folder_on(made, "head") / "thesis.tex").touch()
@@ -249,6 +262,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(made: Hosts, onprem: Root) -> N
     shutil.rmtree(folder_on(made, "head"))
 
 
+@pytest.mark.hosts
 def test_a_token_that_others_may_read_is_refused(made: Hosts, onprem: Root, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret")
@@ -258,6 +272,8 @@ def test_a_token_that_others_may_read_is_refused(made: Hosts, onprem: Root, tmp_
     assert calls(made, "head") == []
 
 
+@pytest.mark.hosts
+@pytest.mark.slow
 def test_a_token_of_the_users_own_stays(made: Hosts, onprem: Root, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.touch(mode=0o600)
@@ -269,6 +285,7 @@ def test_a_token_of_the_users_own_stays(made: Hosts, onprem: Root, tmp_path: Pat
     assert token.read_text() == "secret"
 
 
+@pytest.mark.hosts
 @pytest.mark.slow
 def test_a_wheel_is_installed_into_an_environment_of_its_own(made: Hosts, onprem: Root, tmp_path: Path) -> None:
     constraints = tmp_path / "constraints.txt"
@@ -289,3 +306,24 @@ def test_a_wheel_is_installed_into_an_environment_of_its_own(made: Hosts, onprem
     assert (inventory.version, inventory.python) == ("0.2.0", python)
     onprem.destroy()
     assert not folder_on(made, "head").exists()
+
+
+def test_the_plan_alone(tmp_path: Path) -> None:
+    done = root(tmp_path / "root").terraform("test", "-no-color")
+    assert "0 failed" in done.stdout
+
+
+def test_every_part_is_valid_and_formatted(tmp_path: Path) -> None:
+    one = root(tmp_path / "root")
+    assert one.terraform("fmt", "-check", "-recursive").stdout == ""
+    assert "Success" in one.terraform("validate", "-no-color").stdout
+
+
+@pytest.mark.shellcheck
+def test_the_scripts_are_clean() -> None:
+    scripts = [str(path) for path in ROOT.rglob("*.sh")]
+    assert len(scripts) >= 12
+    done = subprocess.run(
+        ["shellcheck", "-x", "-P", "SCRIPTDIR", *scripts], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout

@@ -92,15 +92,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         one = root(folder / "root")
         small = {"num_cpus": 1}
         one.variables(
-            name="lab", head={"host": made["head"].address, **small}, python=sys.executable, tls=TLS,
+            name="lab", head={"host": made["head"].address, **small}, python=sys.executable, tls=True,
             workers={name: {"host": made[name].address, **small} for name in ("w1", "w2")},
             ssh={"key_file": str(made.keys.client), "known_hosts": str(made.keys.known_hosts)},
             environment_file="/root/.tuneyard/environment", start_within_s=300,
         )  # fmt: skip
         yield Cluster(made, one, one.apply(), before)
-
-
-TLS = False
 
 
 def wait_for(what: Callable[[], bool], within_s: float, why: str) -> float:
@@ -135,12 +132,31 @@ def test_the_dashboard_is_on_loopback_alone(cluster: Cluster) -> None:
     assert (status, "refused" in said) == (0, True)
 
 
-@pytest.mark.parametrize("mode", ["disabled", "token"])
-def test_the_head_wants_the_token_of_ray_itself(cluster: Cluster, mode: str) -> None:
+CERTIFICATES = {
+    "RAY_USE_TLS": "1",
+    "RAY_TLS_SERVER_CERT": f"{FOLDER}/tls/node.crt",
+    "RAY_TLS_SERVER_KEY": f"{FOLDER}/tls/node.key",
+    "RAY_TLS_CA_CERT": f"{FOLDER}/tls/ca.crt",
+}
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{FOLDER}/token"}
+STRANGER = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong" * 12}
+
+
+def ask_gcs(cluster: Cluster, env: dict[str, str]) -> str:
     address = f"{cluster.hosts['head'].address}:6379"
-    env = {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "wrong" * 12}
-    said = cluster.hosts["w1"].run([sys.executable, "-c", GCS, address], env=env).stdout
-    assert "InvalidAuthToken" in said, said
+    return cluster.hosts["w1"].run([sys.executable, "-c", GCS, address], env=env).stdout
+
+
+def test_ray_itself_wants_the_token(cluster: Cluster) -> None:
+    assert ask_gcs(cluster, CERTIFICATES | TOKEN).startswith("[")
+    assert "InvalidAuthToken" in ask_gcs(cluster, CERTIFICATES | {"RAY_AUTH_MODE": "disabled"})
+    assert "InvalidAuthToken" in ask_gcs(cluster, CERTIFICATES | STRANGER)
+
+
+def test_ray_itself_wants_a_certificate(cluster: Cluster) -> None:
+    said = ask_gcs(cluster, TOKEN)
+    assert "RpcError" in said or "Error" in said, said
+    assert not said.startswith("[")
 
 
 def test_the_token_is_in_its_files_alone(cluster: Cluster) -> None:

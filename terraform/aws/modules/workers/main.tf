@@ -168,13 +168,17 @@ resource "aws_autoscaling_group" "workers" {
     }
   }
 
-  # Another package or image makes other workers of those that run; what they do is saved first, by the hook below.
-  instance_refresh {
-    strategy = "Rolling"
+  # Workers of an older package do not go with the head of the new one. What they do is saved first, by the hook below.
+  dynamic "instance_refresh" {
+    for_each = var.replace_running ? [1] : []
 
-    preferences {
-      min_healthy_percentage = 0
-      skip_matching          = true
+    content {
+      strategy = "Rolling"
+
+      preferences {
+        min_healthy_percentage = 0
+        skip_matching          = true
+      }
     }
   }
 

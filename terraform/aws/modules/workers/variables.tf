@@ -84,6 +84,12 @@ variable "idle_minutes" {
   default     = null
 }
 
+variable "replace_running" {
+  description = "Does a change of package, image or settings replace the workers that run?"
+  type        = bool
+  default     = true
+}
+
 variable "leave_s" {
   description = "How long a worker that is ended has for saving."
   type        = number

@@ -10,6 +10,7 @@ fi
 # Nothing may run from an environment that changes under it.
 if [ -e "$folder/node.json" ] && [ -x "$folder/env/bin/python" ]; then
   "$folder/env/bin/python" -m tuneyard.cluster.node stop --folder "$folder"
+  rm -f "$folder/node.json"
 fi
 rm -rf "$folder/env"
 "$python" -m venv "$folder/env"

@@ -25,6 +25,7 @@ fail() {
 # on_host COMMAND…: run a command there; its standard input is ours.
 on_host() {
   local status=0
+  # shellcheck disable=SC2029  # the words are quoted for the host's shell
   ssh "${options[@]}" "$SSH_USER@$HOST" "$(printf '%q ' "$@")" || status=$?
   [ "$status" -ne 255 ] || fail "$SSH_USER@$HOST cannot be reached over SSH: the reason is above. Its key must be in" \
     "known_hosts (see it: ssh-keyscan -p $PORT $HOST), and yours in its authorized_keys. ${OTHERWISE:-}"
@@ -40,5 +41,6 @@ script_on_host() {
 
 # put FILE PATH: write a file there, of mode 0600, all of it or nothing; its content is in no command line.
 put() {
+  # shellcheck disable=SC2016  # the host's shell expands them
   on_host sh -c 'umask 077; cat >"$1.new" && mv -f "$1.new" "$1"' put "$2" <"$1"
 }

@@ -6,10 +6,10 @@ script_on_host make-folder.sh "$FOLDER" "$NAME"
 [ "$PACKAGE" != - ] || exit 0
 wheel="$FOLDER/$(basename "$PACKAGE")"
 put "$PACKAGE" "$wheel"
-constraints=/dev/null
+pins=/dev/null
 if [ "$CONSTRAINTS" != - ]; then
-  constraints="$FOLDER/constraints.txt"
-  put "$CONSTRAINTS" "$constraints"
+  pins="$FOLDER/constraints.txt"
+  put "$CONSTRAINTS" "$pins"
 fi
 say "installing $(basename "$PACKAGE") with what it needs; some minutes"
-script_on_host install.sh "$FOLDER" "$BASE_PYTHON" "$wheel" "$constraints" || fail "the installation on $HOST failed"
+script_on_host install.sh "$FOLDER" "$BASE_PYTHON" "$wheel" "$pins" || fail "the installation on $HOST failed"
