@@ -35,19 +35,23 @@ def find_node(inventory: Inventory, wanted: str) -> Node:
     raise ClusterError(f"Cluster {inventory.name} has no node {wanted!r}. {allowed_instead(wanted, names)}")
 
 
-def order_drain(inventory: Inventory, node: Node, within_s: float) -> None:
+def order_drain(inventory: Inventory, node: Node, within_s: float | None) -> None:
     """Tell the node to drain itself; returns when its head has taken the order.
+
+    `within_s`: the machine goes then; without, its trials have the `resources.leave_within_s` of their experiments.
 
     Raises:
         ClusterError: the node cannot be reached, or does not run.
     """
-    _run(inventory, node, ["drain", "--within-s", f"{within_s:g}"])
+    _run(inventory, node, ["drain", *([] if within_s is None else ["--within-s", f"{within_s:g}"])])
 
 
 def wait_until_left(
-    inventory: Inventory, node: Node, within_s: float, tell: Callable[[float], None], poll_s: float = POLL_S
+    inventory: Inventory, node: Node, within_s: float | None, tell: Callable[[float], None], poll_s: float = POLL_S
 ) -> float:
-    """Wait until Ray on the node has ended; the seconds that took. `tell` is told them on the way.
+    """Wait until Ray on the node has ended, without `within_s` for ever; the seconds that took.
+
+    `tell` is told them on the way.
 
     Raises:
         ClusterError: it has not ended long after `within_s`, or the node cannot be reached.
@@ -57,7 +61,7 @@ def wait_until_left(
         passed_s = time.monotonic() - began
         if state == "down":
             raise ClusterError(f"The service of {node.name} was stopped meanwhile.")
-        if passed_s > within_s + GRACE_S:
+        if within_s is not None and passed_s > within_s + GRACE_S:
             raise ClusterError(
                 f"{node.name} still has work {passed_s:.0f} s after it was told to leave: something other than "
                 "Tuneyard's trials perhaps, which Ray waits for. It gets no new work. See Ray's dashboard."

@@ -125,8 +125,14 @@ def drain(
     node: Annotated[str, typer.Argument(metavar="NODE", help="Its name, address, or instance id.")],
     cluster: ClusterName = None,
     within: Annotated[
-        float, typer.Option("--within", metavar="SECONDS", min=1.0, help="What has not left by then is ended.")
-    ] = 120.0,
+        float | None,
+        typer.Option(
+            "--within",
+            metavar="SECONDS",
+            min=1.0,
+            help="What has not left by then is ended; without: as long as the experiments' resources.leave_within_s.",
+        ),
+    ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Bring a drained node back: start its service anew.")] = False,
 ) -> None:
     """Take a node out of work, before it is switched off for example, and wait until it has none.

@@ -27,7 +27,7 @@ from tuneyard.cluster.doctor.packages import check_packages
 from tuneyard.cluster.doctor.ray_node import RUNNING, check_ray
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.node.config import NodeConfig, read_config
-from tuneyard.cluster.node.environment import ray_environment
+from tuneyard.cluster.node.environment import ray_environment, read_environment_file
 from tuneyard.cluster.node.folder import NodeFolder
 from tuneyard.launch.doctor_comet import NAME as COMET
 from tuneyard.launch.doctor_comet import check_comet
@@ -77,11 +77,18 @@ def examine(wanted: Examination) -> Report:
         folder = NodeFolder(wanted.folder)
         try:
             config = read_config(wanted.folder)
-            os.environ.update(ray_environment(config, folder))
+            _take_environment(config, folder)
         except ClusterError as error:
             findings.append(failure(SETTINGS, str(error), "Ray here does not start with that; see the text."))
     findings += run_checks(list(_checks(wanted, config, folder)))
     return Report(machine=config.node_name if config is not None else socket.gethostname(), findings=findings)
+
+
+def _take_environment(config: NodeConfig, folder: NodeFolder) -> None:
+    """As Ray and its jobs have it here. Raises `ClusterError`; the user's own file is taken even then, if it can be."""
+    if config.environment_file is not None:
+        os.environ.update(read_environment_file(config.environment_file))
+    os.environ.update(ray_environment(config, folder))
 
 
 def _checks(wanted: Examination, config: NodeConfig | None, folder: NodeFolder | None) -> Iterator[Check]:

@@ -41,8 +41,8 @@ def evaluate_on_test(spec: TrialSpec, session: Session) -> dict[str, float]:
     newest = read_run(store, spec.prefix)
     if newest.attempt > record.attempt:
         raise CheckpointError(
-            f"run {spec.run_id} was taken up again while it was evaluated, and its record is the new attempt's. Evaluate"
-            " it when that has ended."
+            f"run {spec.run_id} was taken up again while it was evaluated, and its record is the new attempt's."
+            " Evaluate it when that has ended."
         )
     write_record(store, spec.prefix, newest.model_copy(update={"test": metrics}))
     previous = TrackedRun.model_validate(record.tracking) if record.tracking else None

@@ -9,7 +9,7 @@ from tuneyard.trainers.record import SweepRecord
 
 ON_RESUME = (
     "checkpoint", "tracking", "tune.trials", "tune.concurrent", "tune.budget", "tune.max_failures", "tune.confirm",
-    "data.cache_dir", "data.cache_gb", "data.download", "resources.prices", "resources.memory_per_worker_gb",
+    "data.cache_dir", "data.cache_gb", "data.download", "data.s3", "resources.prices", "resources.memory_per_worker_gb",
     "resources.spare_workers", "resources.max_restarts", "resources.hang_timeout_s", "resources.leave_within_s",
 )  # fmt: skip
 ON_GROWING = (*ON_RESUME, "tune")

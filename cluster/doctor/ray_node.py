@@ -74,13 +74,17 @@ def _token(folder: NodeFolder, processes: Sequence[psutil.Process]) -> Finding:
             f"it is in the arguments of process {listed(list(map(str, showing)))}, which everyone here can read",
             "End that process, and make a new token: apply the cluster again.",
         )
-    open_to_all = [f"{_name(process)} ({process.pid})" for process in processes if not _asks_for_token(process)]
+    modes = {process: _auth_mode(process) for process in processes}
+    open_to_all = [
+        f"{_name(process)} ({process.pid})" for process, mode in modes.items() if mode not in ("token", None)
+    ]
     if open_to_all:
         return failure(
             TOKEN, f"started without RAY_AUTH_MODE=token: {listed(open_to_all)}", "Restart Ray by the node's program."
         )
-    asked = f", and asked for by {len(processes)} processes"
-    return ok(TOKEN, f"readable by its owner alone{asked if processes else ''}")
+    asking = list(modes.values()).count("token")
+    asked = f"; RAY_AUTH_MODE=token in {asking} processes" if asking else ""
+    return ok(TOKEN, f"readable by its owner alone{asked}")
 
 
 def _dashboard(config: NodeConfig, folder: NodeFolder) -> Finding:
@@ -194,14 +198,15 @@ def _line(process: psutil.Process) -> list[str]:
         return []
 
 
-def _asks_for_token(process: psutil.Process) -> bool:
-    """Was it started so? A process that gave itself a title has written that over what could be read of this."""
+def _auth_mode(process: psutil.Process) -> str | None:
+    """Its RAY_AUTH_MODE, empty where it has none; None where a title was written over what could be read of it."""
     line = _line(process)
-    titled = not line or shutil.which(line[0]) is None  # no command line any more: it does not begin with a program
+    if not line or shutil.which(line[0]) is None:  # no command line any more: it does not begin with a program
+        return None
     try:
-        return titled or process.environ().get("RAY_AUTH_MODE") == "token"
+        return process.environ().get("RAY_AUTH_MODE", "")
     except psutil.Error:  # it has just ended
-        return True
+        return None
 
 
 def _status_of(url: str, headers: dict[str, str]) -> tuple[int, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.environment import connection_environment, fetch_token, ray_environment
-from tuneyard.cluster.node.folder import NodeFolder
+from tuneyard.cluster.node.folder import NodeFolder, State
 from tuneyard.cluster.node.processes import end, marked
 from tuneyard.cluster.node.ray_process import RayProcess, fatal_error, head_answers, own_address, ray_command
 from tuneyard.cluster.node.watchers import start_watchers
@@ -90,14 +90,14 @@ def _run_ray(config: NodeConfig, folder: NodeFolder, stop: threading.Event, star
     _remove_old_sessions(temp)
     command = ray_command(config, folder, own_address(config))
     ray = RayProcess(command, ray_environment(config, folder), agent_port=config.gcs_port + 1)
-    told = False
+    told = None
     try:
         while ray.alive and not stop.wait(POLL_S):
             ray.tell_agents_port()
-            if ray.up and not told:
-                told = True
-                _log.info("Ray is up")
-                folder.write_state("up", starts=starts)
+            now: tuple[State, str] = ("up", "") if ray.up else ("starting", ray.last_words)
+            if now != told:
+                told = now
+                folder.write_state(*now, starts=starts)
     finally:
         ray.end()
         # What a job started may outlive Ray, and would hold the GPU's memory.

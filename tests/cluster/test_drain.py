@@ -63,6 +63,12 @@ def test_the_node_is_told_over_ssh_and_waited_for(monkeypatch: pytest.MonkeyPatc
     assert len(told) == 2
 
 
+def test_without_a_time_the_node_is_told_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch)
+    order_drain(LAB, find_node(LAB, "w1"), None)
+    assert machine.ran == [("h1", "/opt/env/bin/python -m tuneyard.cluster.node drain --folder /opt/tuneyard/lab")]
+
+
 def test_what_keeps_on_working_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(monkeypatch, "up", "up")
     monkeypatch.setattr("tuneyard.cluster.drain.GRACE_S", -1.0)

@@ -10,7 +10,6 @@ from typer.testing import CliRunner, Result
 
 from tuneyard.cluster.aws import Activity, Instance
 from tuneyard.cluster.clusters import make_cluster
-from tuneyard.cluster.connection import connect
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Inventory
 from tuneyard.cluster.machines import Fleet, Part
@@ -147,7 +146,6 @@ def test_machines_in_aws_are_paid_for_whether_they_joined_or_not(monkeypatch: py
 
 def test_a_head_that_does_not_answer_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert status_command.connect is connect
     folder = made(LAB)  # its token's file is missing
     mark(folder, Fleet((Part("workers", (), 2, nodes=("w1", "w2")),)), NOW - datetime.timedelta(hours=10))
     shown = status()

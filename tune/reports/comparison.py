@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 # Reading is waiting for the store, not computing; many more threads gain nothing on S3 and thrash a disk.
 READERS = 16
 # Where a run is kept, who is told about it and how it was searched for say nothing about how it was trained.
-SILENT = ("tune", "tracking", "checkpoint", "data.cache_dir", "data.download")
+SILENT = ("tune", "tracking", "checkpoint", "data.cache_dir", "data.cache_gb", "data.download", "data.s3")
 SEED = "train.seed"
 SMALLER_IS_BETTER = re.compile(r"(loss|error|mae|mse|nll|ece|brier|_s|_bytes)$")
 

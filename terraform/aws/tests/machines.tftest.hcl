@@ -145,7 +145,7 @@ run "efa" {
   override_data {
     target = data.aws_ec2_instance_type.machine
     values = {
-      supported_architectures = ["x86_64"], efa_supported = true, efa_maximum_interfaces = 4
+      supported_architectures = ["x86_64"], efa_supported = true, efa_maximum_interfaces = 4, encryption_in_transit_supported = true
       gpus                    = [{ count = 8, manufacturer = "NVIDIA", memory_size = 40960, name = "A100" }]
     }
   }
@@ -184,9 +184,22 @@ run "types_with_other_numbers_of_gpus_are_refused" {
   }
   override_data {
     target = data.aws_ec2_instance_type.machine["g5.xlarge"]
-    values = { supported_architectures = ["x86_64"], efa_supported = false, gpus = [{ count = 4, manufacturer = "NVIDIA", memory_size = 1, name = "A10G" }] }
+    values = { supported_architectures = ["x86_64"], efa_supported = false, encryption_in_transit_supported = true, gpus = [{ count = 4, manufacturer = "NVIDIA", memory_size = 1, name = "A10G" }] }
   }
   expect_failures = [aws_launch_template.worker]
+}
+
+run "unencrypted_traffic_is_told" {
+  command = plan
+
+  module {
+    source = "./modules/workers"
+  }
+  override_data {
+    target = data.aws_ec2_instance_type.machine
+    values = { supported_architectures = ["x86_64"], efa_supported = false, encryption_in_transit_supported = false, gpus = [] }
+  }
+  expect_failures = [check.traffic_is_encrypted]
 }
 
 run "an_arm_machine_is_refused" {
@@ -197,7 +210,7 @@ run "an_arm_machine_is_refused" {
   }
   override_data {
     target = data.aws_ec2_instance_type.machine
-    values = { supported_architectures = ["arm64"] }
+    values = { supported_architectures = ["arm64"], encryption_in_transit_supported = true }
   }
   expect_failures = [data.aws_ec2_instance_type.machine]
 }

@@ -40,13 +40,15 @@ def test_serve_is_started_again_and_its_orphans_end(tmp_path: Path) -> None:
 
 def test_sigterm_ends_serve_and_all_below_it(tmp_path: Path) -> None:
     process = started(f"{orphan(tmp_path)} echo x >{tmp_path}/starts; exec sleep 60")
-    wait_for_lines(tmp_path / "starts", 1)
-    deadline = time.monotonic() + 10
-    while len(below := descendants(process.pid)) < 3:  # serve, the orphan and the orphan's child
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    try:
+        wait_for_lines(tmp_path / "starts", 1)
+        deadline = time.monotonic() + 10
+        while len(below := descendants(process.pid)) < 3:  # serve, the orphan and the orphan's child
+            assert time.monotonic() < deadline, "not in time"
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
     assert [pid for pid in below if Path(f"/proc/{pid}/exe").exists()] == []
 
 

@@ -66,10 +66,11 @@ def _serve(address: str, port: str) -> None:
 
     def end_and_detach(self: Instance) -> Any:
         # As EC2 does: an interface that outlives its machine is free again. Moto keeps it attached for good.
-        outliving = [nic for nic in self.nics.values() if not nic.delete_on_termination]
-        state = end(self)
-        for nic in outliving:
-            self.detach_eni(nic)
+        state, nics = end(self), dict(self.nics)
+        for nic in nics.values():
+            if not nic.delete_on_termination:
+                self.detach_eni(nic)
+        self.nics = nics  # moto describes a machine that is ended by its first interface
         return state
 
     Instance.terminate = end_and_detach  # type: ignore[method-assign]

@@ -185,6 +185,12 @@ def test_a_job_has_the_environment_of_its_node(cluster: Cluster) -> None:
     assert f"{len(SECRET)} {Path(sys.executable).with_name('tuneyard')}" in done.stdout
 
 
+def left_of(cluster: Cluster, name: str) -> set[str]:
+    """What runs on a host that did not before the cluster."""
+    left = set(cluster.hosts[name].processes().values()) - cluster.before[name]
+    return {line for line in left if not line.startswith(("sleep", "sshd:"))}
+
+
 def ray_of(host: Host, word: str) -> int:
     return next(pid for pid, line in host.processes().items() if word in line)
 
@@ -195,6 +201,14 @@ def test_a_worker_that_was_killed_comes_back(cluster: Cluster, word: str) -> Non
     os.kill(ray_of(cluster.hosts["w1"], word), signal.SIGKILL)
     took_s = wait_for(lambda: cluster.alive().get("w1", before) != before, 120, cluster.status("w1")["reason"])
     print(f"{word} killed: the worker is back after {took_s:.0f} s")  # noqa: T201
+    assert set(cluster.alive()) == {"head", "w1", "w2"}
+
+
+def test_nothing_outlives_the_supervisor(cluster: Cluster) -> None:
+    host = cluster.hosts["w2"]
+    os.kill(ray_of(host, "cluster.node supervise"), signal.SIGKILL)
+    wait_for(lambda: left_of(cluster, "w2") == set(), 60, "processes are left")
+    host.run([sys.executable, "-m", "tuneyard.cluster.node", "start", "--folder", FOLDER], timeout_s=200)
     assert set(cluster.alive()) == {"head", "w1", "w2"}
 
 
@@ -238,8 +252,7 @@ def test_a_drained_worker_stays_away_until_it_is_started(cluster: Cluster) -> No
 def test_destroy_leaves_nothing(cluster: Cluster) -> None:
     cluster.root.destroy()
     for name, host in cluster.hosts.by_name.items():
-        left = set(host.processes().values()) - cluster.before[name]
-        assert {line for line in left if not line.startswith(("sleep", "sshd:"))} == set()
+        assert left_of(cluster, name) == set()
         assert list((host.folder / "opt/tuneyard").iterdir()) == []
         assert list((host.folder / "tmp/ray").iterdir()) == []
         assert not [path for path in (host.folder / "var/spool/cron").rglob("*") if path.is_file()]

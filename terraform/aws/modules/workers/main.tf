@@ -24,6 +24,14 @@ locals {
   close    = coalesce(var.placement_group, local.efa)
 }
 
+# A warning, and no error: these machines work, and their security group keeps others out.
+check "traffic_is_encrypted" {
+  assert {
+    condition     = alltrue([for machine in data.aws_ec2_instance_type.machine : machine.encryption_in_transit_supported])
+    error_message = "groups: ${join(", ", [for type, machine in data.aws_ec2_instance_type.machine : type if !machine.encryption_in_transit_supported])} in ${var.group} does not encrypt the traffic between machines, as newer types do in hardware."
+  }
+}
+
 module "boot" {
   source = "../boot"
 

@@ -38,7 +38,9 @@ mock_data "aws_ec2_instance_type" {
     memory_size             = 16384
     efa_supported           = false
     efa_maximum_interfaces  = 0
-    gpus                    = [{ count = 1, manufacturer = "NVIDIA", memory_size = 22888, name = "L4" }]
+    # Of Nitro machines, all but the oldest.
+    encryption_in_transit_supported = true
+    gpus                            = [{ count = 1, manufacturer = "NVIDIA", memory_size = 22888, name = "L4" }]
   }
 }
 
