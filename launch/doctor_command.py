@@ -8,9 +8,9 @@ from rich.console import Console
 from tuneyard.cluster.clusters import find_cluster
 from tuneyard.cluster.doctor import cuda, packages
 from tuneyard.cluster.doctor.checkup import Check, run_checks
-from tuneyard.cluster.doctor.findings import Finding, Report, failure, ok, warning
+from tuneyard.cluster.doctor.findings import Finding, Report, failure, ok
 from tuneyard.cluster.doctor.network import Backend, check_network
-from tuneyard.cluster.doctor.nodes import Run, ask_all, nodes_of, over_ssh
+from tuneyard.cluster.doctor.nodes import Run, ask_all, nodes_of, runner
 from tuneyard.cluster.doctor.packages import compare_versions
 from tuneyard.cluster.doctor.ray_view import compare_with_ray
 from tuneyard.cluster.errors import ClusterError
@@ -42,7 +42,7 @@ def doctor_command(
     if cluster is not None:
         inventory = find_cluster(cluster).inventory()
         with Console(stderr=True).status(f"Looking at the nodes of {inventory.name} …"):
-            reports = examine_cluster(inventory, wanted, over_ssh)
+            reports = examine_cluster(inventory, wanted, runner(inventory))
     else:
         with Console(stderr=True).status("Looking at this machine …"):
             reports = [examine(wanted.model_copy(update={"folder": node}))]
@@ -55,8 +55,7 @@ def doctor_command(
 
 def examine_cluster(inventory: Inventory, wanted: Examination, run: Run) -> list[Report]:
     """A report of this machine, of each node, and of what lies between them."""
-    every = nodes_of(inventory)
-    nodes = [node for node in every if node.ssh is not None]
+    nodes = nodes_of(inventory)
     wanted = _on_nodes(wanted, inventory)
     command = [inventory.python, "-m", "tuneyard.launch.doctor_here"]
     answers = ask_all(dict.fromkeys([node.name for node in nodes], wanted), nodes, command, Report, run, _NODE_LIMIT_S)
@@ -65,8 +64,7 @@ def examine_cluster(inventory: Inventory, wanted: Examination, run: Run) -> list
         Report(machine=name, findings=[_unreached(answer)] if isinstance(answer, ClusterError) else answer.findings)
         for name, answer in answers.items()
     ]
-    reports += [Report(machine=node.name, findings=[_by_hand(node, inventory)]) for node in every if node.ssh is None]
-    between = Report(machine=BETWEEN, findings=_between(inventory, every, answered, run))
+    between = Report(machine=BETWEEN, findings=_between(inventory, nodes, answered, run))
     return [Report(machine=HERE, findings=_here(inventory, wanted, answered)), *reports, between]
 
 
@@ -113,17 +111,7 @@ def _unreached(error: ClusterError) -> Finding:
     return failure(
         REACHED,
         str(error),
-        "See that it is up, that its address and key in the inventory are right, and that port 22 is open to you.",
-    )
-
-
-def _by_hand(node: Node, inventory: Inventory) -> Finding:
-    """A node to which only AWS's Session Manager leads."""
-    return warning(
-        REACHED,
-        "not looked at: there is no SSH to it",
-        f"Open a shell there: aws ssm start-session --target {node.instance_id or node.name}. In it: sudo "
-        f"{inventory.python} -m tuneyard.launch doctor --node {inventory.folder}",
+        "See that it is up, that its address and key in the inventory are right, and that you may reach it.",
     )
 
 

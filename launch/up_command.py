@@ -157,10 +157,11 @@ def _tell(cluster: Cluster, inventory: Inventory, console: Console) -> None:
     if inventory.kind == "aws":
         console.print("New machines need some minutes until they have joined.")
     shown = Table.grid(padding=(0, 2))
+    shown.add_column(no_wrap=True)
     for command, what in (
-        ("status", "its nodes, its jobs, and what it has cost"),
+        ("status", "its nodes, jobs and cost"),
         ("doctor", "checks every node"),
-        ("submit experiment.yaml", "runs a sweep on it"),
+        ("submit experiment.yaml", "runs a sweep"),
         ("down", "ends it"),
     ):
         shown.add_row(f"  tuneyard {command} --cluster {cluster.name}", Text(what, "dim"))

@@ -1,5 +1,6 @@
 """Runs one program on several nodes of a cluster at the same time: the request on its standard input, JSON back."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -21,8 +22,22 @@ _AT_A_TIME = 64
 def over_ssh(node: Node, command: Sequence[str], stdin: str, timeout_s: float) -> str:
     """Run a command there over SSH. Raises `ClusterError`."""
     if node.ssh is None:
-        raise ClusterError(f"The inventory does not say how {node.name} is reached over SSH.")
+        raise ClusterError(f"The inventory does not say how to reach {node.name}: neither ssh nor an instance id.")
     return run_on(node.ssh, command, stdin=stdin, timeout_s=timeout_s)
+
+
+def runner(inventory: Inventory) -> Run:
+    """Runs commands on this cluster's nodes: over SSH, or through AWS's Systems Manager where there is none."""
+
+    def run(node: Node, command: Sequence[str], stdin: str, timeout_s: float) -> str:
+        if node.ssh is not None or node.instance_id is None:
+            return over_ssh(node, command, stdin, timeout_s)
+        from tuneyard.cluster.aws import run_on_instance
+
+        line = f"printf %s {shlex.quote(stdin)} | {shlex.join(command)}"
+        return run_on_instance(node.instance_id, line, inventory.region)
+
+    return run
 
 
 def nodes_of(inventory: Inventory) -> list[Node]:
@@ -33,7 +48,9 @@ def nodes_of(inventory: Inventory) -> list[Node]:
 
     groups = {group.autoscaling_group: group.name for group in inventory.groups}
     workers = [
-        Node(name=one.id, address=one.address, instance_id=one.id, group=groups[one.group])
+        Node(
+            name=f"ip-{one.address.replace('.', '-')}", address=one.address, instance_id=one.id, group=groups[one.group]
+        )
         for one in instances(inventory.name, inventory.region)
         if one.group in groups and one.state == "running" and one.address is not None
     ]

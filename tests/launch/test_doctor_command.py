@@ -6,7 +6,7 @@ import http.server
 import io
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ from tuneyard.cluster.inventory import Inventory, Node, Ssh, Token
 from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.launch import doctor_store
 from tuneyard.launch.doctor_comet import api_key, check_comet, server_of
-from tuneyard.launch.doctor_command import examine_cluster
-from tuneyard.launch.doctor_here import Examination
 from tuneyard.launch.doctor_store import StorePlace, check_store, remove_left
 from tuneyard.launch.doctor_table import render
 from tuneyard.launch.main import app
@@ -279,22 +277,6 @@ def test_a_cluster_that_is_away_is_told_node_by_node(tmp_path: Path, monkeypatch
     assert list(found) == ["this machine", "head", "between the nodes"]
     assert "cannot be reached over SSH" in found["head"][0]["found"]
     assert found["this machine"][0]["result"] == "failure"  # there is no token
-
-
-def test_a_node_without_ssh_is_to_be_looked_at_by_hand(tmp_path: Path) -> None:
-    inventory = Inventory(
-        name="lab", kind="onprem", version="0", head=Node(name="head", address="10.0.0.1", instance_id="i-1"),
-        token=Token(file=tmp_path / "token"), python="/opt/env/bin/python", folder="/opt/tuneyard/lab",
-    )  # fmt: skip
-
-    def run(node: Node, command: Sequence[str], stdin: str, timeout_s: float) -> str:
-        raise AssertionError("nobody can be asked")
-
-    _, head, _ = examine_cluster(inventory, Examination(), run)
-    (found,) = head.findings
-    assert found.result is Result.WARNING
-    assert "start-session --target i-1" in found.advice
-    assert "/opt/env/bin/python -m tuneyard.launch doctor --node /opt/tuneyard/lab" in found.advice
 
 
 def rendered(reports: list[Report]) -> str:

@@ -17,7 +17,7 @@ from tests.cluster.terraform.aws_root import CONSTRAINTS, WHEEL, AwsRoot
 from tests.cluster.terraform.moto_server import REGION, moto_server
 from tuneyard.cluster.inventory import parse_inventory
 
-pytestmark = [pytest.mark.slow, pytest.mark.terraform, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.terraform, pytest.mark.timeout(900)]
 
 IMAGE = "ami-12c6146b"
 """One of moto's own; it has no Deep Learning AMI, and no parameter that leads to one."""

@@ -27,13 +27,13 @@ def test_the_modules_are_formatted() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_the_modules_are_valid(root: AwsRoot) -> None:
     assert "The configuration is valid" in root.run("validate")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)
 def test_the_modules_pass_their_own_tests(root: AwsRoot) -> None:
     said = root.run("test")
     assert re.search(r"Success! (\d+) passed, 0 failed", said), said
@@ -53,6 +53,7 @@ def test_a_module_has_the_standard_files_and_describes_all(module: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_checkov_finds_nothing_but_what_is_skipped_with_a_reason() -> None:
     script = Path(__file__).with_name("run-checkov")
     environment = {**os.environ, "PYTHON": sys.executable}
