@@ -165,6 +165,20 @@ def ended_instances(ids: Sequence[str], region: str | None) -> set[str]:
     return set(ids) - there
 
 
+def ended_nat_gateways(ids: Sequence[str], region: str | None) -> set[str]:
+    """Those of these NAT gateways that are no more; AWS tells of them for about an hour, and asks nothing for them.
+
+    Raises:
+        ClusterError: AWS cannot be asked.
+    """
+    if not ids:
+        return set()
+    with _told("look at the NAT gateways"):
+        pages = _client("ec2", region).get_paginator("describe_nat_gateways").paginate()
+        there = {one["NatGatewayId"] for page in pages for one in page["NatGateways"] if one["State"] != "deleted"}
+    return set(ids) - there
+
+
 def bucket_contents(bucket: str, region: str | None, *, most_pages: int = 50) -> BucketContents:
     """How much lies in a bucket; of very many objects only the first 1000 x `most_pages` are counted.
 

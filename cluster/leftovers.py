@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tuneyard.cluster.aws import ended_instances, tagged
+from tuneyard.cluster.aws import ended_instances, ended_nat_gateways, tagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +13,14 @@ class Leftovers:
 
 
 def aws_leftovers(name: str, region: str | None, bucket: str | None) -> Leftovers:
-    """All with the cluster's tag but its bucket, and machines that have ended.
+    """All with the cluster's tag but its bucket, and machines and NAT gateways that have ended.
 
     Raises:
         ClusterError: AWS cannot be asked.
     """
     found = [arn for arn in tagged(name, region) if bucket is None or not arn.endswith(f":::{bucket}")]
     machines = {arn.rpartition("/")[2]: arn for arn in found if ":instance/" in arn}
+    gateways = {arn.rpartition("/")[2]: arn for arn in found if ":natgateway/" in arn}
     over = {machines[one] for one in ended_instances(list(machines), region)}
+    over |= {gateways[one] for one in ended_nat_gateways(list(gateways), region)}
     return Leftovers(tuple(sorted(set(found) - over)))

@@ -1,7 +1,7 @@
 """What Ray, and Ray Tune's controller, know of nodes and of the processes on them.
 
 The controller's own fields say which process serves which trial, and Ray has no other way to ask for it;
-tests/tune/test_ray_place.py asks a real one.
+tests/tune/test_draining.py asks a real one.
 """
 
 import time

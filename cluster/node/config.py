@@ -15,6 +15,9 @@ TOKEN_FILE = "token"  # noqa: S105  (a file's name)
 ClusterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,23}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
+PORTS = 102
+"""So many ports after the GCS's are those of Ray's agents and of its raylet (`ray_process.py`)."""
+
 
 class NodeConfig(BaseModel):
     """`node.json`. Whoever provisions the node writes it; the node's own program reads it."""
@@ -28,7 +31,7 @@ class NodeConfig(BaseModel):
     head: str = Field("", description="The head's address; empty on the head itself.")
     kind: Literal["aws", "onprem"] = Field(description="What provisioned it.")
     region: str | None = Field(None, description="AWS: the region of its parameters and its autoscaling group.")
-    gcs_port: Port = Field(6379, description="Where the head's GCS listens; Ray's agents take the six ports after it.")
+    gcs_port: Port = Field(6379, description="Where the head's GCS listens; Ray's own take the 102 ports after it.")
     dashboard_port: Port = Field(8265, description="Where the head's dashboard listens, on 127.0.0.1 only.")
     num_cpus: int | None = Field(None, ge=0, description="CPUs that Ray hands out. None: Ray counts.")
     num_gpus: int | None = Field(None, ge=0, description="GPUs that Ray hands out. None: Ray counts.")
@@ -49,8 +52,8 @@ class NodeConfig(BaseModel):
     def _fits(self) -> Self:
         if self.role == "worker" and not self.head:
             raise ValueError("a worker needs `head`: the head's address")
-        if self.gcs_port <= self.dashboard_port <= self.gcs_port + 6:
-            raise ValueError("`dashboard_port` is one of `gcs_port` and the six after it, which Ray's agents take")
+        if self.gcs_port <= self.dashboard_port <= self.gcs_port + PORTS:
+            raise ValueError(f"`dashboard_port` is one of `gcs_port` and the {PORTS} after it, which Ray's own take")
         return self
 
     @property

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -23,10 +24,11 @@ from tuneyard.cluster.private_files import write_private
 STARTED = "Ray runtime started."
 """What `ray start` prints when the node has joined its cluster."""
 AGENT = "dashboard_agent_listen"
-AFTER_GCS = (
-    AGENT, "dashboard_agent_grpc", "runtime_env_agent", "metrics_export", "node_manager", "object_manager",
-)  # fmt: skip
+AFTER_GCS = (AGENT, "dashboard_agent_grpc", "runtime_env_agent", "metrics_export")
 """What listens on the ports after the GCS's, in this order, so that a firewall can know them."""
+RAYLET = ("node_manager", "object_manager")
+RAYLETS = 49
+"""The raylet takes one of so many pairs of ports after those, another at each start."""
 END_S = 45.0
 READ_S = 2.0
 
@@ -42,7 +44,12 @@ def ray_command(config: NodeConfig, folder: NodeFolder, address: str) -> list[st
         sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--log-color=false",
         f"--node-ip-address={address}", f"--node-name={config.node_name}", f"--temp-dir={folder.ray_temp(config)}",
     ]  # fmt: skip
-    line += [f"--{name.replace('_', '-')}-port={config.gcs_port + 1 + index}" for index, name in enumerate(AFTER_GCS)]
+    # Where a raylet's address were that of one before it whose link was cut, the GCS would speak to it over the broken
+    # connection, and lose a placement group on the way: it was waited for in vain (seen with Ray 2.60).
+    raylet = config.gcs_port + 1 + len(AFTER_GCS) + len(RAYLET) * (int(time.time()) % RAYLETS)
+    ports = {name: config.gcs_port + 1 + index for index, name in enumerate(AFTER_GCS)}
+    ports |= {name: raylet + index for index, name in enumerate(RAYLET)}
+    line += [f"--{name.replace('_', '-')}-port={port}" for name, port in ports.items()]
     if config.role == "head":
         line += [
             "--head", f"--port={config.gcs_port}", "--include-dashboard=true",

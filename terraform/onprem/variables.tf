@@ -179,7 +179,7 @@ variable "endpoint_url" {
 }
 
 variable "gcs_port" {
-  description = "The port on the head that the workers join at. Ray's agents take the six after it, its workers 10002 to 19999."
+  description = "The port on the head that the workers join at. Ray's agents and raylet take of the 102 after it, its workers 10002 to 19999."
   type        = number
   default     = 6379
 
@@ -196,8 +196,8 @@ variable "dashboard_port" {
 
   validation {
     condition = (var.dashboard_port >= 1024 && var.dashboard_port <= 65535 &&
-    (var.dashboard_port < var.gcs_port || var.dashboard_port > var.gcs_port + 6))
-    error_message = "`dashboard_port` is ${var.dashboard_port}. Allowed: 1024 to 65535, but not gcs_port and the six after it."
+    (var.dashboard_port < var.gcs_port || var.dashboard_port > var.gcs_port + 102))
+    error_message = "`dashboard_port` is ${var.dashboard_port}. Allowed: 1024 to 65535, but not gcs_port and the 102 after it."
   }
 }
 

@@ -113,3 +113,18 @@ def test_groups_tell_when_machines_came_and_went(monkeypatch: pytest.MonkeyPatch
         aws.Activity("asg", "i-0abc", True, time + datetime.timedelta(hours=1)),
         aws.Activity("asg", "i-0abc", False, time + datetime.timedelta(hours=2)),
     ]
+
+
+@pytest.mark.slow
+def test_a_nat_gateway_that_was_deleted_is_nothing_that_is_left() -> None:
+    ec2 = boto3.client("ec2", region_name=REGION)
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    made = ec2.create_nat_gateway(
+        SubnetId=subnet, ConnectivityType="private",
+        TagSpecifications=[{"ResourceType": "natgateway", "Tags": [{"Key": aws.TAG, "Value": "lab"}]}],
+    )  # fmt: skip
+    gateway = made["NatGateway"]["NatGatewayId"]
+    (left,) = aws_leftovers("lab", REGION, None).arns
+    assert left.endswith(f":natgateway/{gateway}")
+    ec2.delete_nat_gateway(NatGatewayId=gateway)
+    assert aws_leftovers("lab", REGION, None).arns == ()

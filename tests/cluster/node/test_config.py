@@ -34,7 +34,7 @@ def test_a_worker_needs_a_head() -> None:
 
 
 def test_the_dashboard_is_not_on_a_port_of_rays_agents() -> None:
-    with pytest.raises(ValidationError, match="the six after it"):
+    with pytest.raises(ValidationError, match="the 102 after it"):
         NodeConfig(cluster="lab", role="head", kind="onprem", gcs_port=8260)
 
 

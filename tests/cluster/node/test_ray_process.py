@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.folder import NodeFolder
 from tuneyard.cluster.node.processes import descendants
@@ -37,7 +39,17 @@ def test_a_worker_joins_its_head() -> None:
 
 def test_agents_do_not_choose_their_ports() -> None:
     line = ray_command(WORKER, FOLDER, "10.0.0.2")
-    assert {"--dashboard-agent-listen-port=7001", "--metrics-export-port=7004", "--node-manager-port=7005"} <= set(line)
+    assert {"--dashboard-agent-listen-port=7001", "--metrics-export-port=7004"} <= set(line)
+
+
+def test_a_raylet_has_another_address_than_the_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = set()
+    for now_s in range(3):
+        monkeypatch.setattr("tuneyard.cluster.node.ray_process.time.time", lambda now_s=now_s: 98.0 + now_s)
+        taken |= {word for word in ray_command(WORKER, FOLDER, "10.0.0.2") if "manager-port" in word}
+    assert taken == {f"--{name}-manager-port={7000 + port}" for name, port in [
+        ("node", 5), ("object", 6), ("node", 7), ("object", 8), ("node", 9), ("object", 10),
+    ]}  # fmt: skip
 
 
 def test_an_address_is_found_by_the_route_to_the_head() -> None:
