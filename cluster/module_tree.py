@@ -39,9 +39,7 @@ def copy_module(kind: str, into: Path) -> None:
     for path in into.iterdir():
         if not _fits(path.name, (*_TERRAFORMS_OWN, *_USERS_OWN)):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    shutil.copytree(
-        source, into, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_TERRAFORMS_OWN, *_NO_USE_THERE)
-    )
+    shutil.copytree(source, into, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_TERRAFORMS_OWN, *_NO_USE_THERE))
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:
