@@ -204,9 +204,16 @@ def hosts(folder: Path, names: Sequence[str]) -> Iterator[Hosts]:
         yield made
 
 
+def _drop_link(name: str) -> None:
+    """No error where it has gone meanwhile."""
+    subprocess.run(["ip", "link", "del", name], capture_output=True, check=False)
+
+
 def _wire(host: Host, bridge: str, stack: ExitStack) -> None:
     _ip("netns", "add", host.namespace)
     stack.callback(_ip, "netns", "del", host.namespace)
+    # Its other end goes with the namespace, which the kernel takes its time over: the next test may want the name.
+    stack.callback(_drop_link, host.link)
     _ip("link", "add", host.link, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
     _ip("link", "set", host.link, "master", bridge, "up")
     _ip("-n", host.namespace, "addr", "add", f"{host.address}/24", "dev", "eth0")
@@ -239,5 +246,6 @@ def _remove_leftovers(number: int) -> None:
                 with suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
             _ip("netns", "del", name)
-    if Path(f"/sys/class/net/tyb{number}").exists():
-        _ip("link", "del", f"tyb{number}")
+    for link in Path("/sys/class/net").glob(f"tyv{number}x*"):
+        _drop_link(link.name)
+    _drop_link(f"tyb{number}")
