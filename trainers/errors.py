@@ -32,6 +32,10 @@ class MissingKeyError(StoreError):
     """There is nothing at that key of the store."""
 
 
+class DeleteRefusedError(StoreError):
+    """These credentials may not delete there. Where they may write, a run does without: nothing is pruned."""
+
+
 class CheckpointError(TuneyardError):
     """A checkpoint is missing, damaged, or does not fit."""
 

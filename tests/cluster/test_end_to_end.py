@@ -125,7 +125,6 @@ class Job:
     def wait(self, within_s: float) -> int:
         """Its exit status."""
         status = self._process.wait(within_s)
-        self._reader.join(10)
         self.close()
         return status
 
@@ -133,6 +132,9 @@ class Job:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        self._reader.join(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._stack.close()
 
     def _read(self) -> None:

@@ -11,6 +11,7 @@ from tests.faults.harness import (
     assert_undisturbed,
     blob_key,
     committed,
+    final,
     place_of,
     spec_in_s3,
     stop_in_epoch_2,
@@ -19,6 +20,7 @@ from tests.faults.harness import (
 from tests.trainers.runs import STEPS_PER_EPOCH
 from tuneyard.trainers.errors import CheckpointError, StoreError
 from tuneyard.trainers.session import Session
+from tuneyard.trainers.stores.store import open_store
 
 pytestmark = pytest.mark.s3
 ALWAYS = 10**6
@@ -52,6 +54,18 @@ def test_what_passes_is_waited_out(name: str, folder: Path, proxy: HoldingProxy,
     train_with(spec, {4: lambda: TROUBLE[name](proxy)})
     assert any(request.fault for request in proxy.requests)
     assert_undisturbed(spec, proxy, undisturbed)
+
+
+def test_who_may_not_delete_trains_all_the_same(
+    folder: Path, proxy: HoldingProxy, undisturbed: Final, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.fail("status", method="DELETE", times=ALWAYS, status=403, code="AccessDenied")
+    spec = spec_in_s3(folder, proxy, {"checkpoint.keep_last": 1})
+    open_store(spec.store_uri, spec.experiment.checkpoint.s3_options).check()
+    train_with(spec, {})
+    assert len(proxy.seen("DELETE")) > 2
+    assert sum("would drop stay" in record.message for record in caplog.records) == 1
+    assert final(place_of(spec, proxy)).same(undisturbed)
 
 
 def test_a_server_that_falls_silent_is_asked_again(folder: Path, proxy: HoldingProxy, undisturbed: Final) -> None:

@@ -18,7 +18,7 @@ from tuneyard.trainers.checkpoints.manifest import DamagedManifestError, Manifes
 from tuneyard.trainers.checkpoints.reading import DamagedPartError, PartReader
 from tuneyard.trainers.checkpoints.retention import Retention
 from tuneyard.trainers.checkpoints.saver import Saver
-from tuneyard.trainers.errors import CheckpointError, MissingKeyError, StoreError
+from tuneyard.trainers.errors import CheckpointError, DeleteRefusedError, MissingKeyError, StoreError
 from tuneyard.trainers.stores.store import Store
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ class Checkpoints:
         )  # fmt: skip
         self._collector = Collector(store, shared, self._is_over)
         self._collects = shared == prefix
+        self._told_kept = False
         self._saver = Saver(self._commit, staging_bytes=staging_bytes, place=self._files.uri(""), mode=mode)
 
     @property
@@ -200,6 +201,13 @@ class Checkpoints:
         place = self._committer.commit(wish, progress)
         try:
             self._prune(place)
+        except DeleteRefusedError as error:
+            if not self._told_kept:
+                self._told_kept = True
+                log.warning(
+                    "Checkpoints that checkpoint.keep_last and keep_best would drop stay: %s `tuneyard checkpoints "
+                    "prune` drops them later, with credentials that may.", error,
+                )  # fmt: skip
         except (StoreError, CheckpointError) as error:
             log.warning("The checkpoint of step %d is saved, but older ones were not pruned: %s", wish.step, error)
 

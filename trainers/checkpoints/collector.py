@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tuneyard.trainers.checkpoints.blobs import Blobs, Pending
 from tuneyard.trainers.checkpoints.committing import in_parallel
-from tuneyard.trainers.errors import CheckpointError, MissingKeyError, StoreError
+from tuneyard.trainers.errors import CheckpointError, DeleteRefusedError, MissingKeyError, StoreError
 from tuneyard.trainers.stores.store import Store
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,8 @@ def collecting(collector: Collector, every_s: float = EVERY_S) -> Iterator[None]
 
     def watch() -> None:
         while not ended.wait(every_s):
-            _try_to_collect(collector)
+            if not _try_to_collect(collector):
+                return
 
     thread = threading.Thread(target=watch, name="collector", daemon=True)
     thread.start()
@@ -139,8 +140,13 @@ def collecting(collector: Collector, every_s: float = EVERY_S) -> Iterator[None]
         _try_to_collect(collector)
 
 
-def _try_to_collect(collector: Collector) -> None:
+def _try_to_collect(collector: Collector) -> bool:
+    """Is there any sense in trying again?"""
     try:
         collector.collect()
+    except DeleteRefusedError as error:
+        log.warning("Blobs that no checkpoint needs stay: %s", error)
+        return False
     except (StoreError, CheckpointError) as error:
         log.warning("Blobs that no checkpoint needs were not all deleted: %s", error)
+    return True

@@ -14,7 +14,7 @@ from tuneyard.trainers.checkpoints.blobs import Blobs, Pending
 from tuneyard.trainers.checkpoints.files import CheckpointFiles, Place
 from tuneyard.trainers.checkpoints.manifest import Blob, Manifest, Part, RunFacts
 from tuneyard.trainers.checkpoints.staging import Staging
-from tuneyard.trainers.errors import StoreError
+from tuneyard.trainers.errors import DeleteRefusedError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +143,8 @@ class Committer:
             while self._pendings:
                 self._blobs.drop_list(self._pendings[0].key)
                 del self._pendings[0]
+        except DeleteRefusedError:
+            self._pendings.clear()  # `prune --force` drops them, with credentials that may
         except StoreError as error:
             log.warning("A list of pending blobs was not deleted, and keeps them from being collected: %s", error)
 

@@ -21,7 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from tuneyard.trainers.checkpoints.blobs import Pending
 from tuneyard.trainers.checkpoints.collector import Over
 from tuneyard.trainers.claims import Claims
-from tuneyard.trainers.errors import CheckpointError, ConfigError, FencedError, MissingKeyError, StoreError
+from tuneyard.trainers.errors import (
+    CheckpointError,
+    ConfigError,
+    DeleteRefusedError,
+    FencedError,
+    MissingKeyError,
+    StoreError,
+)
 from tuneyard.trainers.stores.store import Store
 
 log = logging.getLogger(__name__)
@@ -160,6 +167,8 @@ class RunFence:
         try:
             with ThreadPoolExecutor(_THREADS, thread_name_prefix="claims") as pool:
                 list(pool.map(lambda claim: self._claims.drop(*claim), self._seen.items()))
+        except DeleteRefusedError:
+            log.info("Claims of earlier attempts stay: these credentials may not delete")
         except StoreError as error:
             log.warning("Claims of earlier attempts were not all deleted: %s", error)
 

@@ -7,7 +7,7 @@ from botocore import exceptions as faults
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from tuneyard.trainers.errors import MissingKeyError, StoreError
+from tuneyard.trainers.errors import DeleteRefusedError, MissingKeyError, StoreError
 from tuneyard.trainers.stores.s3_options import S3Options
 
 FAULTS = (faults.ClientError, faults.BotoCoreError, ResponseParserError, HTTPError)
@@ -98,7 +98,9 @@ def explain(error: Exception, place: Place, verb: str, key: str) -> StoreError:
     """The error that tells the user what to do. It quotes the server, never a credential."""
     if isinstance(error, faults.ClientError) and code_of(error) in ("NoSuchKey", "404"):
         return MissingKeyError(f"{place.uri}/{key}: there is nothing under this key.")
-    return StoreError(f"{place.attempt(verb, key)}: {_reason(error, place)}")
+    refused = isinstance(error, faults.ClientError) and code_of(error) in ("AccessDenied", "403") and verb == "delete"
+    kind = DeleteRefusedError if refused else StoreError
+    return kind(f"{place.attempt(verb, key)}: {_reason(error, place)}")
 
 
 def gave_up(error: Exception, place: Place, verb: str, key: str, *, after_s: float, tries: int) -> StoreError:
