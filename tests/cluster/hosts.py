@@ -62,7 +62,8 @@ class Host:
         inner = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", str(script)]
         with (self.folder / "boot.log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["ip", "netns", "exec", self.namespace, *inner],
+                # The host ends with this process, even where that is killed.
+                ["setpriv", "--pdeathsig=KILL", "ip", "netns", "exec", self.namespace, *inner],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + START_S
