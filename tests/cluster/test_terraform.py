@@ -136,7 +136,8 @@ def test_only_the_first_ctrl_c_is_passed_on(tmp_path: Path, monkeypatch: pytest.
     caught = tmp_path / "caught"
     fake_terraform(
         tmp_path,
-        f"""trap 'echo caught >>{caught}' INT; touch {tmp_path}/up; for _ in $(seq 10); do sleep 0.1; done; exit 1""",
+        f"""trap 'echo caught >>{caught}' INT; touch {tmp_path}/up
+        left=10; while [ $left -gt 0 ]; do sleep 0.1; [ ! -e {caught} ] || left=$((left - 1)); done; exit 1""",
     )
     with pressing_ctrl_c(3, (tmp_path / "up").exists), pytest.raises(TerraformInterruptedError):
         Terraform(tmp_path, log=tmp_path / "log").apply(tmp_path / "plan")

@@ -18,7 +18,12 @@ from tuneyard.cluster.spending import mark
 from tuneyard.launch import status_command
 from tuneyard.launch.cluster_app import app
 
-NOW = datetime.datetime.now(datetime.UTC)
+
+def ago(**past: float) -> datetime.datetime:
+    """Of a test's own now: a whole run of tests takes longer than an amount of money may be off."""
+    return datetime.datetime.now(datetime.UTC) - datetime.timedelta(**past)
+
+
 LAB = {
     "name": "lab", "kind": "onprem", "version": "0.1.0", "head": {"name": "head", "address": "10.0.0.1"},
     "workers": [{"name": "w1", "address": "10.0.0.2"}, {"name": "w2", "address": "10.0.0.3"}],
@@ -44,7 +49,7 @@ class Head:
     def __init__(self) -> None:
         self.jobs = [{
             "type": "SUBMISSION", "submission_id": "sweep-1", "status": "RUNNING", "entrypoint": "tuneyard tune e.yaml",
-            "metadata": {}, "start_time": (NOW.timestamp() - 90) * 1000, "end_time": None,
+            "metadata": {}, "start_time": ago(seconds=90).timestamp() * 1000, "end_time": None,
         }]  # fmt: skip
         self.nodes = [
             raylet("head", "10.0.0.1", CPU=4.0),
@@ -104,7 +109,7 @@ def test_nodes_and_jobs_are_shown_and_who_is_away() -> None:
 @pytest.mark.usefixtures("head")
 def test_own_machines_cost_what_the_users_prices_say(tmp_path: Path) -> None:
     folder = made(LAB)
-    mark(folder, Fleet((Part("workers", (), 2, nodes=("w1", "w2")),)), NOW - datetime.timedelta(hours=10))
+    mark(folder, Fleet((Part("workers", (), 2, nodes=("w1", "w2")),)), ago(hours=10))
     prices = tmp_path / "prices.yaml"
     prices.write_text(
         "as_of: 2026-01-01\nsource: mine\ncurrency: EUR\nelectricity: {kwh: 0.3}\nown: [{node: 'w*', watts: 500}]\n"
@@ -119,7 +124,7 @@ def test_own_machines_cost_what_the_users_prices_say(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("head")
 def test_machines_in_aws_are_paid_for_whether_they_joined_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     made(CLOUD)
-    start = NOW - datetime.timedelta(hours=2)
+    start = ago(hours=2)
 
     def machine(name: str, kind: str, address: str, group: str | None, *, spot: bool) -> Instance:
         return Instance(name, kind, "running", start, None, spot, group, address)
@@ -130,8 +135,8 @@ def test_machines_in_aws_are_paid_for_whether_they_joined_or_not(monkeypatch: py
         machine("i-2", "g6.xlarge", "10.0.0.7", "asg", spot=True),
     ]
     gone = [
-        Activity("asg", "i-0", True, NOW - datetime.timedelta(hours=30)),
-        Activity("asg", "i-0", False, NOW - datetime.timedelta(hours=20)),
+        Activity("asg", "i-0", True, ago(hours=30)),
+        Activity("asg", "i-0", False, ago(hours=20)),
     ]
     monkeypatch.setattr(status_command, "instances", lambda name, region: found)
     monkeypatch.setattr(status_command, "activities", lambda groups, region: gone)
@@ -147,7 +152,7 @@ def test_machines_in_aws_are_paid_for_whether_they_joined_or_not(monkeypatch: py
 def test_a_head_that_does_not_answer_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = made(LAB)  # its token's file is missing
-    mark(folder, Fleet((Part("workers", (), 2, nodes=("w1", "w2")),)), NOW - datetime.timedelta(hours=10))
+    mark(folder, Fleet((Part("workers", (), 2, nodes=("w1", "w2")),)), ago(hours=10))
     shown = status()
     assert shown.exit_code == 1
     assert "! the head does not tell: The token of cluster lab cannot be read" in shown.output
