@@ -158,6 +158,7 @@ def sweep_of(folder: Path) -> SweepRecord:
     return read_sweep(store, prefix)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_sweep_that_is_killed_and_then_stopped_by_ctrl_c_goes_on_to_its_end(place: Path) -> None:

@@ -106,6 +106,7 @@ SLOW: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_driver_was_killed_goes_on_where_it_was(local_ray: None, tmp_path: Path) -> None:
     make_project(tmp_path)
     epochs = tmp_path / "runs" / PREFIX

@@ -35,6 +35,7 @@ def three_nodes() -> Iterator[Any]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_two_worker_trials_outlives_the_loss_of_a_node(three_nodes: Any, tmp_path: Path) -> None:
     lost = threading.Event()
 

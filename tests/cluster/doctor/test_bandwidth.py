@@ -44,6 +44,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_a_partner_that_does_not_come_is_an_error() -> None:
     process = start(request(0, free_port(), timeout_s=1.0))
     said, _ = process.communicate(timeout=100)

@@ -70,6 +70,7 @@ def inventory_of(made: Hosts, tmp_path: Path) -> Inventory:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_network_between_two_hosts_is_measured(made: Hosts) -> None:
     """w1 sends through a bottleneck; what comes to it does not."""
     configure(made)

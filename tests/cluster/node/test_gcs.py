@@ -46,6 +46,7 @@ def named(gcs: Gcs, name: str) -> list[RayNode]:
     return [node for node in gcs.nodes() if node.name == name]
 
 
+@pytest.mark.slow
 def test_a_node_is_seen_idle_busy_and_gone_after_it_was_drained(cluster: Any, gcs: Gcs) -> None:
     import ray
 
@@ -71,12 +72,14 @@ def test_a_node_is_seen_idle_busy_and_gone_after_it_was_drained(cluster: Any, gc
     wait_for(lambda: named(gcs, "w1")[0].state == "left")
 
 
+@pytest.mark.slow
 def test_a_node_that_died_is_lost(cluster: Any, gcs: Gcs) -> None:
     node = cluster.add_node(num_cpus=1, node_name="w2")
     cluster.remove_node(node, allow_graceful=False)
     wait_for(lambda: named(gcs, "w2")[0].state == "lost", timeout_s=60.0)
 
 
+@pytest.mark.slow
 def test_the_newest_ray_of_a_machine_is_its_node(cluster: Any, gcs: Gcs) -> None:
     config = NodeConfig(
         cluster="lab", role="worker", name="w3", address=cluster.address.split(":")[0], head="10.0.0.1", kind="onprem"

@@ -134,6 +134,7 @@ def folder_on(made: Hosts, name: str) -> Path:
     return made[name].folder / "opt/tuneyard/lab"
 
 
+@pytest.mark.slow
 @pytest.mark.hosts
 def test_up_unchanged_and_down(made: Hosts, onprem: Root) -> None:
     onprem.apply()
