@@ -23,7 +23,9 @@ CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 """The versions that this tuneyard is tested with, for pip on the nodes."""
 _TIME = (1980, 1, 1, 0, 0, 0)
 _METADATA = ("METADATA", "entry_points.txt")
-_LEFT_OUT = re.compile(r"(^|/)(\.|__pycache__/|terraform/\w+/tests/)|\.(pyc|md|tftest\.hcl|tfstate|tfstate\..*|tfplan)$")
+_LEFT_OUT = re.compile(
+    r"(^|/)(\.|__pycache__/|terraform/\w+/tests/)|\.(pyc|md|tftest\.hcl|tfstate|tfstate\..*|tfplan)$"
+)
 """What is no part of the program: caches, tests of the modules, and what Terraform leaves in a folder it ran in."""
 _WHEEL = "Wheel-Version: 1.0\nGenerator: tuneyard\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
