@@ -8,17 +8,21 @@ ROOMS := trainers tune launch cluster
 SECONDS ?= 120
 SEED ?=
 
-.PHONY: demo test test-slow soak check types bench constraints clean
+.PHONY: demo test test-slow test-cluster soak check types bench constraints clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not terraform and not hosts"
 
 # What takes long to show: kills at every stage, partitions, hung workers, other numbers of workers.
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not terraform and not hosts"
+
+# What needs Terraform, or hosts in network namespaces (root, iproute2, sshd), and not only Python and pip.
+test-cluster: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "terraform or hosts"
 
 # Faults at random, for SECONDS, from a SEED that brings the same ones again: `make soak SECONDS=600 SEED=7`.
 soak: $(VENV)/.dev
