@@ -72,7 +72,8 @@ class RunRecord(Recorded):
     """`run.json`.
 
     A trial of a sweep is one run, or several that differ in `part`: {"fold": k} or {"seed": s}; `trial_id` is theirs in
-    common. `cloned_from`: run ids that population-based training copied this one's state from, oldest first.
+    common. `undecided`: it failed, and its sweep had not yet said whether it is tried again: where that never came, it
+    is. `cloned_from`: run ids that population-based training copied this one's state from, oldest first.
     `attempts` counts what failed or was cut short, and 1; `attempt` is the number that this attempt has claimed, where
     each leg of a sweep counts (see `checkpoints/fencing.py`).
     """
@@ -86,6 +87,7 @@ class RunRecord(Recorded):
     status: RunStatus = "running"
     error: str | None = None
     out_of_memory: bool = False
+    undecided: bool = False
     cloned_from: list[str] = Field(default_factory=list)
     metric: Metric
     experiment: dict[str, Any]

@@ -25,12 +25,8 @@ class EarlierRun:
 
     @property
     def ended(self) -> bool:
-        """Is there nothing left to do? Interrupted runs, and those whose process was lost, go on."""
-        return self.record.status in ("completed", "stopped", "failed")
-
-    def values(self, metric: Metric) -> list[float]:
-        """The metric after each epoch."""
-        return [row[metric.name] for row in self.rows if metric.name in row]
+        """Is there nothing left to do? Interrupted runs, and those whose process or driver was lost, go on."""
+        return self.record.status in ("completed", "stopped", "failed") and not self.record.undecided
 
 
 def read_earlier(store: Store, prefix: str) -> list[EarlierRun]:
@@ -65,8 +61,6 @@ def read_trials(store: Store, prefix: str, experiment: Experiment, metric: Metri
         else:
             trial = make_trial(trial_id, dict(of_trial[trial_id][0].record.overrides), experiment)
         _fill(trial, of_trial.get(trial_id, []), experiment, metric)
-        if trial_id in indexed:
-            _take_up_again(trial, indexed[trial_id])
         trials.append(trial)
     return trials
 
@@ -124,15 +118,8 @@ def _fill(trial: Trial, runs: Sequence[EarlierRun], experiment: Experiment, metr
         for row in earlier.rows:
             run.add(row, metric)
         run.last_epoch = int(_look_up(record.experiment, ["train", "epochs"])[1] or run.last_epoch)
-        run.state = _STATES[record.status]
-
-
-def _take_up_again(trial: Trial, indexed: IndexedTrial) -> None:
-    """A run that had failed, and was to be tried again when the driver was lost, is still to be."""
-    states = {run.run_id: run.state for run in indexed.runs + indexed.confirming}
-    for run in trial.runs + trial.confirming:
-        if run.state == "failed" and states.get(run.run_id) in ("waiting", "running"):
-            run.state = "waiting"
+        # Undecided: the driver was lost before it could judge the failure; what took it may have caused that too.
+        run.state = "waiting" if record.undecided else _STATES[record.status]
 
 
 _STATES: dict[str, RunState] = {

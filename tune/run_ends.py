@@ -25,7 +25,7 @@ class RunEnds:
         self._request, self._store, self._legs, self._lock = request, store, legs, lock
 
     def failed(self, run_id: str, error: str, out_of_memory: bool, /) -> RunRecord:
-        """It failed; what its own process had time to say of that counts more than `error`."""
+        """It failed for good; what its own process had time to say of that counts more than `error`."""
         leg = self._legs[run_id]
         if self._lock.lost:  # its record is another driver's
             return failed_record(self._request, leg, error)
@@ -36,8 +36,8 @@ class RunEnds:
         if record.status != "failed" or not record.error:
             # It could not be built, or its process died before it could say so itself.
             record = record.model_copy(update={"status": "failed", "error": error, "ended": now()})
-        if out_of_memory:
-            record = record.model_copy(update={"out_of_memory": True})
+        update = {"undecided": False} | ({"out_of_memory": True} if out_of_memory else {})
+        record = record.model_copy(update=update)
         write_record(self._store, self._prefix(run_id), record)
         return record
 
@@ -83,7 +83,8 @@ def settle(request: SweepRequest, store: Store, desk: Desk) -> None:
             run.begun = False  # it was stopped before it came to anything
             return
         if run.state in ends and record.status != ends[run.state]:
-            write_record(store, prefix, record.model_copy(update={"status": ends[run.state], "error": None}))
+            update = {"status": ends[run.state], "error": None, "undecided": False}
+            write_record(store, prefix, record.model_copy(update=update))
 
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(settle_one, [run for run in runs if run.begun]))

@@ -158,7 +158,7 @@ class Worker:
                 part=spec.part, metric=metric, experiment=spec.experiment.model_dump(mode="json"),
                 overrides=spec.overrides, started=now(),
             )  # fmt: skip
-        update = {"status": "failed", "error": error, "ended": now()}
+        update = {"status": "failed", "error": error, "ended": now(), "undecided": True}
         write_record(store, spec.prefix, record.model_copy(update=update))
 
     def close(self) -> None:

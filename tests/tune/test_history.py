@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.records import ACCURACY, store_at, write_run, write_sweep
+from tests.tune.records import ACCURACY, experiment, store_at, write_run, write_sweep
+from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.record import BestEpoch, RunStatus, read_run, write_record
 from tuneyard.trainers.stores.store import Store
-from tuneyard.tune.history import EarlierRun, read_earlier
+from tuneyard.tune.history import read_earlier, read_trials
 
 PREFIX = "fashion/s1/"
 
@@ -35,19 +36,29 @@ def test_a_trial_without_a_record_is_passed_over(tmp_path: Path) -> None:
     assert read_earlier(store, PREFIX) == []
 
 
+def taken_up(store: Store) -> tuple[bool, str]:
+    """What a resumed sweep takes the one run there for: has it ended, and the state it goes on from."""
+    [earlier] = read_earlier(store, PREFIX)
+    [trial] = read_trials(store, PREFIX, Experiment.model_validate(experiment()), ACCURACY)
+    return earlier.ended, trial.leader.state
+
+
 @pytest.mark.parametrize(
-    ("status", "ended"),
-    [("completed", True), ("stopped", True), ("failed", True), ("interrupted", False), ("running", False)],
-)
-def test_cut_short_and_lost_trials_have_not_ended(tmp_path: Path, status: RunStatus, ended: bool) -> None:
+    ("status", "ended", "state"),
+    [
+        ("completed", True, "completed"), ("stopped", True, "stopped"), ("failed", True, "failed"),
+        ("paused", False, "paused"), ("interrupted", False, "waiting"), ("running", False, "waiting"),
+    ],
+)  # fmt: skip
+def test_cut_short_and_lost_trials_go_on(tmp_path: Path, status: RunStatus, ended: bool, state: str) -> None:
     store = store_at(tmp_path)
     write_trial(store, "0001", 0.5, status)
-    assert [trial.ended for trial in read_earlier(store, PREFIX)] == [ended]
+    assert taken_up(store) == (ended, state)
 
 
-def test_values_are_those_of_the_epochs_that_have_the_metric(tmp_path: Path) -> None:
+def test_a_failure_that_no_driver_has_judged_is_tried_again(tmp_path: Path) -> None:
     store = store_at(tmp_path)
-    write_trial(store, "0001", 0.5)
-    (trial,) = read_earlier(store, PREFIX)
-    rows: list[dict[str, float]] = [{"epoch": 1, "val/accuracy": 0.5}, {"epoch": 2}, {"epoch": 3, "val/accuracy": 0.25}]
-    assert EarlierRun(trial.record, rows).values(ACCURACY) == [0.5, 0.25]
+    write_trial(store, "0001", 0.5, "failed")
+    record = read_run(store, f"{PREFIX}0001/")
+    write_record(store, f"{PREFIX}0001/", record.model_copy(update={"undecided": True}))
+    assert taken_up(store) == (False, "waiting")

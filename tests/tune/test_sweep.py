@@ -84,6 +84,10 @@ def test_what_may_be_an_accident_is_tried_again_and_a_mistake_is_not(mixed: Swep
     assert mixed.records[TRIALS["raises"]].attempts == 2
 
 
+def test_the_driver_has_judged_every_failure(mixed: Swept) -> None:
+    assert {record.undecided for record in mixed.records.values() if record.status == "failed"} == {False}
+
+
 @pytest.fixture(scope="module")
 def halved(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """A good network and five poor ones, two at a time, under ASHA."""

@@ -118,10 +118,11 @@ def test_more_memory_than_allowed_ends_the_run_with_a_word(kept: Kept, tmp_path:
 def test_a_fault_of_the_users_code_comes_with_its_place(kept: Kept, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"TrialFailedError: RuntimeError: out of luck"):
         train(kept, tmp_path, "0001", "raises")
-    error = stored_record(make_spec(tmp_path, "0001")).error
-    assert error is not None
-    assert error.startswith("RuntimeError: out of luck\n\nTraceback")
-    assert os.fspath(tmp_path / "task.py") in error
+    record = stored_record(make_spec(tmp_path, "0001"))
+    assert (record.status, record.undecided) == ("failed", True)
+    assert record.error is not None
+    assert record.error.startswith("RuntimeError: out of luck\n\nTraceback")
+    assert os.fspath(tmp_path / "task.py") in record.error
 
 
 @pytest.mark.parametrize(

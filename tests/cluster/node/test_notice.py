@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -119,8 +119,9 @@ def times_of_checkpoints(sweeping: "subprocess.Popen[bytes]", runs: Path) -> dic
     deadline = time.monotonic() + 300.0
     while sweeping.poll() is None:
         assert time.monotonic() < deadline
-        for manifest in runs.glob("*/checkpoints/*/manifest-*.json"):
-            found.setdefault((manifest.parts[-4], int(manifest.parts[-2])), time.time())
+        with suppress(FileNotFoundError):  # a folder that goes while it is read
+            for manifest in runs.glob("*/checkpoints/*/manifest-*.json"):
+                found.setdefault((manifest.parts[-4], int(manifest.parts[-2])), time.time())
         time.sleep(0.05)
     return found
 
