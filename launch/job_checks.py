@@ -9,7 +9,7 @@ from pathlib import Path
 from tuneyard.cluster.inventory import Inventory
 from tuneyard.launch.packing import Package
 from tuneyard.launch.parity import Found
-from tuneyard.trainers.checks import check_augment, check_metric, model_variants
+from tuneyard.trainers.checks import check_augment, check_task_and_model, model_variants
 from tuneyard.trainers.errors import ConfigError
 from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.names import is_user_reference
@@ -54,20 +54,10 @@ def check_here(experiment: Experiment, project_dir: Path) -> None:
     Raises:
         ConfigError, ModelError: as `tuneyard tune` would say it.
     """
-    from tuneyard.trainers.models import build_model  # imports torch
-    from tuneyard.trainers.tasks import task_class
-
     classes = experiment.data.classes or STAND_IN_CLASSES
     given = experiment.data.channels
-    channels = 3 if given == "auto" else given
     _check_augment(experiment, [3, 1] if given == "auto" else [given])
-    task = task_class(experiment.task, project_dir)(classes, experiment.train)
-    check_metric(experiment, task.metric_names())
-    for variant in model_variants(experiment):
-        model = variant.model.model_copy(update={"pretrained": False})
-        build_model(
-            model, channels=channels, classes=task.outputs, image_size=variant.data.image_size, project_dir=project_dir
-        )
+    check_task_and_model(experiment, project_dir, classes, 3 if given == "auto" else given)
 
 
 def check_files(experiment: Experiment, package: Package) -> list[str]:

@@ -197,6 +197,25 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def machines(cores: Sequence[int]) -> Iterator[Any]:
+    """Machines with so many cores each, as raylets of their own; the driver is on the first."""
+    # The locks of cores lie in TMPDIR: other sweeps on this machine must not take them.
+    folder = tempfile.mkdtemp(prefix="ty-")
+    with environment(RAY_ENVIRONMENT | {"TMPDIR": folder}):
+        import ray
+        from ray.cluster_utils import Cluster
+
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": cores[0], "include_dashboard": False})
+        for count in cores[1:]:
+            made.add_node(num_cpus=count)
+        ray.init(address=made.address, log_to_driver=False, logging_level=logging.CRITICAL)
+        yield made
+        ray.shutdown()
+        made.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def ray_of_two_cores() -> Iterator[None]:
     """A Ray of two cores on this machine, for the sweeps of a whole module: each one would pay for its start."""
     # The locks of cores lie in TMPDIR: other sweeps on this machine must not take them.

@@ -1,10 +1,7 @@
 """A sweep on a cluster one of whose nodes is drained under it: its trials save, leave, and go on elsewhere."""
 
 import json
-import logging
 import re
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.tune.sweeps import PREFIX, Heard, Swept, environment, sweep
+from tests.tune.sweeps import PREFIX, Heard, Swept, machines, sweep
 from tuneyard.cluster.node.gcs import Gcs
 from tuneyard.trainers.record import read_metrics
-from tuneyard.tune.sweep import RAY_ENVIRONMENT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -29,20 +25,8 @@ SLOW = {
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
     """A head without cores, and two machines with one each, as raylets of their own."""
-    # The locks of cores lie in TMPDIR: other sweeps on this machine must not take them.
-    folder = tempfile.mkdtemp(prefix="ty-")
-    with environment(RAY_ENVIRONMENT | {"TMPDIR": folder}):
-        import ray
-        from ray.cluster_utils import Cluster
-
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        for _ in range(2):
-            made.add_node(num_cpus=1)
-        ray.init(address=made.address, log_to_driver=False, logging_level=logging.CRITICAL)
+    with machines([0, 1, 1]) as made:
         yield made
-        ray.shutdown()
-        made.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Drain:

@@ -1,8 +1,5 @@
 """A whole sweep on a cluster of several nodes, one of which is lost under it."""
 
-import logging
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tune.sweeps import Heard, environment, sweep
-from tuneyard.tune.sweep import RAY_ENVIRONMENT
+from tests.tune.sweeps import Heard, machines, sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -19,20 +15,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 @pytest.fixture
 def three_nodes() -> Iterator[Any]:
     """Three machines with a core each, as raylets of their own; the driver is on the first."""
-    # The locks of cores lie in TMPDIR: other sweeps on this machine must not take them.
-    folder = tempfile.mkdtemp(prefix="ty-")
-    with environment(RAY_ENVIRONMENT | {"TMPDIR": folder}):
-        import ray
-        from ray.cluster_utils import Cluster
-
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        for _ in range(2):
-            made.add_node(num_cpus=1)
-        ray.init(address=made.address, log_to_driver=False, logging_level=logging.CRITICAL)
+    with machines([1, 1, 1]) as made:
         yield made
-        ray.shutdown()
-        made.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
