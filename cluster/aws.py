@@ -149,6 +149,18 @@ def tagged(cluster: str, region: str | None) -> list[str]:
         ]
 
 
+def autoscaling_groups(cluster: str, region: str | None) -> list[str]:
+    """The ARNs of the cluster's autoscaling groups, which `tagged` does not tell of: AWS's index has no such groups.
+
+    Raises:
+        ClusterError: AWS cannot be asked.
+    """
+    wanted = [{"Name": f"tag:{TAG}", "Values": [cluster]}]
+    with _told("list the autoscaling groups"):
+        pages = _client("autoscaling", region).get_paginator("describe_auto_scaling_groups").paginate(Filters=wanted)
+        return [one["AutoScalingGroupARN"] for page in pages for one in page["AutoScalingGroups"]]
+
+
 def ended_instances(ids: Sequence[str], region: str | None) -> set[str]:
     """Those of these machines that are ended, or about to be, and cost nothing any more.
 

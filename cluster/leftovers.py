@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tuneyard.cluster.aws import ended_instances, ended_nat_gateways, tagged
+from tuneyard.cluster.aws import autoscaling_groups, ended_instances, ended_nat_gateways, tagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,9 @@ def aws_leftovers(name: str, region: str | None, bucket: str | None) -> Leftover
     Raises:
         ClusterError: AWS cannot be asked.
     """
-    found = [arn for arn in tagged(name, region) if bucket is None or not arn.endswith(f":::{bucket}")]
+    # A machine that is removed while its group is still there comes back.
+    found = [*autoscaling_groups(name, region), *tagged(name, region)]
+    found = [arn for arn in found if bucket is None or not arn.endswith(f":::{bucket}")]
     machines = {arn.rpartition("/")[2]: arn for arn in found if ":instance/" in arn}
     gateways = {arn.rpartition("/")[2]: arn for arn in found if ":natgateway/" in arn}
     over = {machines[one] for one in ended_instances(list(machines), region)}

@@ -34,7 +34,15 @@ POLL_S = 0.1
 
 
 class TerraformError(ClusterError):
-    """Terraform failed; the text has what it said."""
+    """Terraform failed; the text has what it said.
+
+    Attributes:
+        existing: what was to be made and is there already: its address in Terraform, and its name in AWS.
+    """
+
+    def __init__(self, text: str, existing: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(text)
+        self.existing = tuple(existing)
 
 
 class TerraformInterruptedError(ClusterError):
@@ -176,7 +184,7 @@ class Terraform:
                 f"terraform {command} was interrupted, and ended in order: its state has all that was made. "
                 f"Run the same again to go on, or tuneyard down to end it.{where}"
             )
-        return TerraformError(f"terraform {command} failed: {events.told(self._root)}{where}")
+        return TerraformError(f"terraform {command} failed: {events.told(self._root)}{where}", events.existing())
 
     @contextmanager
     def _interrupts(self, process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:

@@ -12,6 +12,7 @@ from typing import Any
 _DONE = {"create": "created", "update": "changed", "delete": "destroyed", "replace": "replaced", "read": "read"}
 _DOING = {"create": "creating", "update": "changing", "delete": "destroying", "replace": "replacing", "read": "reading"}
 _KEPT_WORDS = 10
+_EXISTS = re.compile(r"creating [^(]*\(([^)\s]+)\).*(?:already ?exists|duplicate)", re.IGNORECASE)
 _LOCKED = "Error acquiring the state lock"
 
 
@@ -49,6 +50,11 @@ class Events:
                 return _lock(error.get("detail", ""), root)
         said = list(dict.fromkeys(_sentence(error) for error in self._errors))
         return "\n".join(said) or " ".join(self._words) or "it did not say why."
+
+    def existing(self) -> list[tuple[str, str]]:
+        """What was to be made and is there already: its address here, and its name there."""
+        found = [(error.get("address"), _EXISTS.search(_sentence(error))) for error in self._errors]
+        return [(address, name[1]) for address, name in found if address and name]
 
     def _take(self, event: dict[str, Any]) -> None:
         diagnostic = event.get("diagnostic")

@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from tuneyard.cluster.nearest import allowed_instead
 from tuneyard.cluster.prices import PriceTable
 from tuneyard.cluster.private_files import write_private
 from tuneyard.cluster.spending import mark
-from tuneyard.cluster.terraform import LOCAL_STATE, Terraform, TerraformInterruptedError
+from tuneyard.cluster.terraform import LOCAL_STATE, Terraform, TerraformError, TerraformInterruptedError
 from tuneyard.cluster.terraform_plan import Plan
 from tuneyard.launch.cluster_values import cluster_of, read_request, variables_of, wanted_values
 from tuneyard.launch.cost_table import show_quote
@@ -64,6 +65,8 @@ def up_command(
         if not plan.empty:
             mark(cluster.folder, fleet, datetime.datetime.now(datetime.UTC))
             terraform.apply(cluster.folder / PLAN)
+    except TerraformError as error:
+        raise ClusterError(f"{error}{_how_to_take_up(error.existing, cluster)}") from error
     except TerraformInterruptedError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the command line speaks
         return INTERRUPTED
@@ -142,6 +145,18 @@ def _fleet(plan: Plan, kind: str, values: dict[str, Any]) -> Fleet:
 def _region(plan: Plan, values: dict[str, Any]) -> str | None:
     after = plan.outputs.get(INVENTORY)
     return after.get("region") if isinstance(after, dict) else values.get("region")
+
+
+def _how_to_take_up(existing: Sequence[tuple[str, str]], cluster: Cluster) -> str:
+    """What to do about things that are there already: it is not for us to take what may be another cluster's."""
+    if not existing:
+        return ""
+    command = ["terraform", f"-chdir={cluster.root}", "import", f"-var-file={cluster.variables_file}"]
+    lines = [shlex.join([*command, address, name]) for address, name in existing]
+    return (
+        "\nWhat exists already may be from an earlier run that was cut off as it made it. If no other cluster has this "
+        "name in this account, take it up, and run the same again:\n  " + "\n  ".join(lines)
+    )
 
 
 def _was_ever_applied(cluster: Cluster) -> bool:

@@ -63,6 +63,20 @@ def test_what_is_left_is_found_by_its_tag_but_for_the_bucket_and_ended_machines(
     assert aws_leftovers("nobody", REGION, None).arns == ()
 
 
+@pytest.mark.slow
+def test_a_group_is_left_too_since_it_brings_back_machines_that_are_removed() -> None:
+    groups = boto3.client("autoscaling", region_name=REGION)
+    image = boto3.client("ec2", region_name=REGION).describe_images()["Images"][0]["ImageId"]
+    groups.create_launch_configuration(LaunchConfigurationName="one", ImageId=image, InstanceType="g5.xlarge")
+    for name, cluster in (("ours", "lab"), ("theirs", "other")):
+        groups.create_auto_scaling_group(
+            AutoScalingGroupName=name, LaunchConfigurationName="one", MinSize=0, MaxSize=0,
+            AvailabilityZones=[f"{REGION}a"], Tags=[{"Key": aws.TAG, "Value": cluster, "PropagateAtLaunch": True}],
+        )  # fmt: skip
+    [left] = aws_leftovers("lab", REGION, None).arns
+    assert left.endswith(":autoScalingGroupName/ours")
+
+
 def test_a_buckets_contents_are_counted_as_far_as_asked() -> None:
     s3 = boto3.client("s3", region_name=REGION)
     s3.create_bucket(Bucket="runs")

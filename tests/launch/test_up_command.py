@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 from tests.cluster.small_module import small_module  # noqa: F401 - a fixture
 from tuneyard.cluster.clusters import find_cluster, list_clusters
 from tuneyard.cluster.errors import ClusterError
+from tuneyard.cluster.terraform import Terraform, TerraformError
 from tuneyard.launch.cluster_app import app
 
 pytestmark = [pytest.mark.terraform, pytest.mark.usefixtures("small_module")]
@@ -107,6 +108,22 @@ def test_a_failed_apply_keeps_what_the_next_one_needs(tmp_path: Path) -> None:
         run("up", lab(tmp_path), "pause_s=-1", "--yes")
     assert find_cluster("lab").variables_file.exists()
     assert run("up", "pause_s=0", "--yes").exit_code == 0
+
+
+def test_what_is_there_already_comes_with_the_command_that_takes_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Terraform, file: Path) -> None:
+        raise TerraformError("terraform apply failed: no.", [('module.workers["gpu"].aws_x.y', "tuneyard-lab-gpu")])
+
+    monkeypatch.setattr(Terraform, "apply", refuse)
+    with pytest.raises(ClusterError) as told:
+        run("up", lab(tmp_path), "--yes")
+    cluster = find_cluster("lab")
+    assert str(told.value).splitlines()[-1] == (
+        f"  terraform -chdir={cluster.root} import -var-file={cluster.variables_file} "
+        "'module.workers[\"gpu\"].aws_x.y' tuneyard-lab-gpu"
+    )
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def _end_with_parent() -> None:
 
 
 def _serve(address: str, port: str) -> None:
+    from moto.autoscaling.exceptions import AutoscalingClientError
+    from moto.autoscaling.models import AutoScalingBackend, FakeAutoScalingGroup
     from moto.ec2.models.instances import Instance
     from moto.server import main
 
@@ -73,7 +75,28 @@ def _serve(address: str, port: str) -> None:
         self.nics = nics  # moto describes a machine that is ended by its first interface
         return state
 
+    make = AutoScalingBackend.create_auto_scaling_group
+
+    class AlreadyExistsError(AutoscalingClientError):
+        code = "AlreadyExists"
+
+    def make_once(self: AutoScalingBackend, *, name: str, **given: Any) -> Any:
+        # As AWS does. Moto puts the new group in the place of the other, whose machines are then nobody's.
+        if name in self.autoscaling_groups:
+            raise AlreadyExistsError(f"AutoScalingGroup by this name already exists - {name}")
+        return make(self, name=name, **given)
+
+    change = FakeAutoScalingGroup.update
+
+    def change_what_is_told(self: FakeAutoScalingGroup, *args: Any, **given: Any) -> None:
+        # As AWS does: what a request leaves out stays. Moto drops the mix.
+        mix = self.mixed_instances_policy
+        change(self, *args, **given)
+        self.mixed_instances_policy = self.mixed_instances_policy or mix
+
+    FakeAutoScalingGroup.update = change_what_is_told  # type: ignore[method-assign]
     Instance.terminate = end_and_detach  # type: ignore[method-assign]
+    AutoScalingBackend.create_auto_scaling_group = make_once  # type: ignore[method-assign]
     main(["-H", address, "-p", port])
 
 
