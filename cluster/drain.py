@@ -5,10 +5,10 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 
+from tuneyard.cluster.access.ssh import run_on
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Inventory, Node
 from tuneyard.cluster.nearest import allowed_instead
-from tuneyard.cluster.ssh import run_on
 
 POLL_S = 2.0
 GRACE_S = 60.0

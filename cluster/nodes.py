@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from tuneyard.cluster.access.connection import Connection
+from tuneyard.cluster.access.ssh import run_on
 from tuneyard.cluster.aws import ENDED, Instance, run_on_instance
-from tuneyard.cluster.connection import Connection
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Inventory
-from tuneyard.cluster.ssh import run_on
 
 State = Literal["busy", "idle", "draining", "away"]
 TIMEOUT_S = 20.0

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tuneyard.cluster.amounts import duration_text
 from tuneyard.trainers.record import Metric
 from tuneyard.tune.confirm import Confirmation
 from tuneyard.tune.reports.comparison import Comparison, currency
@@ -116,16 +117,6 @@ def show(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as `12 s`, `3 m 05 s` or `1 h 02 m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} m"
-
-
 def _headline(comparison: Comparison, console: Console) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
     metric, total, word = comparison.metric, len(comparison.trials), _word(comparison)
@@ -179,7 +170,7 @@ def _progress_columns(metric: Metric, trials: Sequence[TrialRuns]) -> list[Colum
     columns = [Column("last", [_metric(trial.last.get(metric.name)) for trial in trials], 8)]
     if metric.name != "val/loss" and any("val/loss" in trial.last for trial in trials):
         columns.append(Column("val/loss", [_metric(trial.last.get("val/loss")) for trial in trials], 7))
-    columns.append(Column("time", [duration(trial.train_s) for trial in trials], 5))
+    columns.append(Column("time", [duration_text(trial.train_s) for trial in trials], 5))
     columns.append(Column("images/s", [_rate(trial.images_per_s) for trial in trials], 9))
     curves = [trial.curve(metric.name) for trial in trials]
     if any(len(curve) > 1 for curve in curves):

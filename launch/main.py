@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from tuneyard.cluster.errors import ClusterError
-from tuneyard.launch.checkpoints_app import app as checkpoints_app
-from tuneyard.launch.cluster_app import app as cluster_app
-from tuneyard.launch.doctor_app import app as doctor_app
-from tuneyard.launch.jobs_app import app as jobs_app
+from tuneyard.launch.checkpoints.app import app as checkpoints_app
+from tuneyard.launch.clusters.app import app as cluster_app
+from tuneyard.launch.doctor.app import app as doctor_app
+from tuneyard.launch.jobs.app import app as jobs_app
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
 
 app = typer.Typer(
@@ -138,7 +138,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Say what a sweep would do, take and cost, and how sure that is. Measures a few steps here; starts nothing."""
-    from tuneyard.launch.plan_command import plan_command
+    from tuneyard.launch.plan.command import plan_command
 
     plan_command(experiment, overrides or [], configs=configs, steps=steps, parallel=parallel, as_json=as_json)
 

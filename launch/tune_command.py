@@ -107,7 +107,7 @@ def _prices(experiment: Experiment, *, here: bool) -> Prices:
     own = experiment.resources.prices
     if own is not None or experiment.tune is None or experiment.tune.budget.money is None:
         return own or Prices()
-    from tuneyard.launch.plan_basis import find_prices, this_machine
+    from tuneyard.launch.plan.basis import find_prices, this_machine
 
     found = find_prices(experiment, this_machine(experiment).gpu).prices if here else Prices()
     if found == Prices():

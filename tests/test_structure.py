@@ -24,7 +24,7 @@ ONLY_THERE = {
     "botocore": {"trainers/stores/", "cluster/aws.py"},
     "albumentations": {"trainers/data/augment.py"},
     "comet_ml": {"trainers/tracking/comet.py"},
-    "ray": {"tune/", "cluster/node/gcs.py", "launch/job_client.py"},
+    "ray": {"tune/", "cluster/node/gcs.py", "launch/jobs/client.py"},
     "optuna": {"tune/"},
     "typer": {"launch/"},
     "rich": {"launch/", "trainers/progress.py"},

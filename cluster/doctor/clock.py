@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from tuneyard.cluster.doctor.amounts import seconds_text
+from tuneyard.cluster.amounts import seconds_text
 from tuneyard.cluster.doctor.findings import Finding, failure, ok, warning
 
 BETWEEN = "clocks"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tuneyard.cluster.doctor.amounts import counted
+from tuneyard.cluster.amounts import counted
 from tuneyard.cluster.doctor.driver import Driver, DriverError, gpus_on_the_bus, read_driver
 from tuneyard.cluster.doctor.findings import Finding, failure, not_applicable, ok, warning
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneyard.cluster.doctor.amounts import rate_text, size_text
+from tuneyard.cluster.amounts import rate_text, size_text
 from tuneyard.cluster.doctor.findings import Finding, failure, ok, warning
 
 _BLOCK_BYTES = 4 * 2**20

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
-from tuneyard.cluster.doctor.amounts import counted, size_text
+from tuneyard.cluster.amounts import counted, size_text
 from tuneyard.cluster.doctor.findings import Finding, failure, not_applicable, ok, warning
 
 NAME = "NVIDIA driver"

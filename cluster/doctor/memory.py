@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from tuneyard.cluster.doctor.amounts import size_text
+from tuneyard.cluster.amounts import size_text
 from tuneyard.cluster.doctor.findings import Finding, failure, ok, warning
 
 MAIN = "memory"

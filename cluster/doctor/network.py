@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tuneyard.cluster.doctor.amounts import counted, listed, rate_text, size_text
+from tuneyard.cluster.amounts import counted, listed, rate_text, size_text
 from tuneyard.cluster.doctor.bandwidth import BandwidthReply, BandwidthRequest
 from tuneyard.cluster.doctor.clock import BETWEEN, Offset, judge_nodes
 from tuneyard.cluster.doctor.findings import Finding, failure, not_applicable, ok, warning

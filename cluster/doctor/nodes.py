@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tuneyard.cluster.access.ssh import run_on
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Inventory, Node
-from tuneyard.cluster.ssh import run_on
 
 Reply = TypeVar("Reply", bound=BaseModel)
 

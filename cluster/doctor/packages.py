@@ -5,7 +5,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from tuneyard.cluster.doctor.amounts import listed
+from tuneyard.cluster.amounts import listed
 from tuneyard.cluster.doctor.findings import Finding, failure, ok, warning
 
 NAME = "packages"

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from tuneyard.cluster.doctor.amounts import counted, listed
+from tuneyard.cluster.amounts import counted, listed
 from tuneyard.cluster.doctor.findings import Finding, failure, not_applicable, ok, warning
 from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.folder import NodeFolder

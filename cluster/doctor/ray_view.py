@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuneyard.cluster.amounts import counted, listed
 from tuneyard.cluster.doctor import cuda, ray_node
-from tuneyard.cluster.doctor.amounts import counted, listed
 from tuneyard.cluster.doctor.findings import Finding, Report, Result, failure, not_applicable, ok, warning
 from tuneyard.cluster.inventory import Node
 

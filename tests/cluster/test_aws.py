@@ -7,7 +7,7 @@ from moto import mock_aws
 
 from tuneyard.cluster import aws
 from tuneyard.cluster.errors import ClusterError
-from tuneyard.cluster.leftovers import aws_leftovers
+from tuneyard.cluster.provision.leftovers import aws_leftovers
 
 REGION = "us-east-1"
 

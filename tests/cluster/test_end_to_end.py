@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from tests.cluster.hosts import Hosts, hosts
-from tuneyard.cluster.connection import connect
+from tuneyard.cluster.access.connection import connect
 from tuneyard.cluster.inventory import Inventory, parse_inventory
 from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.trainers.stores.s3_options import S3Options

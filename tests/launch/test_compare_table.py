@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.tune.records import store_at, write_big_sweep, write_run, write_sweep
 from tests.tune.trial_records import write_rich_sweep
-from tuneyard.launch.compare_table import Column, duration, fitting, render, short_names, show, sparkline
+from tuneyard.launch.compare_table import Column, fitting, render, short_names, show, sparkline
 from tuneyard.tune.reports.comparison import compare
 
 
@@ -133,21 +133,6 @@ def test_keys_are_shortened_as_far_as_they_stay_different() -> None:
 )
 def test_settings_are_shown_in_few_characters(value: object, text: str) -> None:
     assert show(value) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "0.0 s"),
-        (9.96, "10 s"),
-        (59.7, "1 m 00 s"),
-        (185.0, "3 m 05 s"),
-        (3599.6, "1 h 00 m"),
-        (7260.0, "2 h 01 m"),
-    ],
-)
-def test_durations_are_rounded_to_what_matters(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_a_sweep_of_folds_has_a_row_for_each_trial(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from tuneyard.cluster.doctor.nodes import ask_all, over_ssh
 from tuneyard.cluster.inventory import Inventory, Node, Ssh, Token
 from tuneyard.cluster.node.config import NodeConfig, write_config
 from tuneyard.cluster.seaweedfs import SeaweedServer
-from tuneyard.launch.doctor_command import examine_cluster
-from tuneyard.launch.doctor_here import Examination
+from tuneyard.launch.doctor.command import examine_cluster
+from tuneyard.launch.doctor.here import Examination
 
 pytestmark = pytest.mark.hosts
 

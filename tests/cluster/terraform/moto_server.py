@@ -96,7 +96,7 @@ def _serve(address: str, port: str) -> None:
 
     FakeAutoScalingGroup.update = change_what_is_told  # type: ignore[method-assign]
     Instance.terminate = end_and_detach  # type: ignore[method-assign]
-    AutoScalingBackend.create_auto_scaling_group = make_once  # type: ignore[method-assign]
+    AutoScalingBackend.create_auto_scaling_group = make_once  # type: ignore[method-assign, assignment]
     main(["-H", address, "-p", port])
 
 

@@ -17,8 +17,8 @@ import pytest
 from tests.cluster.terraform.aws_root import CONSTRAINTS, WHEEL, AwsRoot
 from tests.cluster.terraform.moto_server import REGION, moto_server
 from tuneyard.cluster.inventory import parse_inventory
-from tuneyard.cluster.leftovers import aws_leftovers
-from tuneyard.cluster.terraform_events import Events
+from tuneyard.cluster.provision.leftovers import aws_leftovers
+from tuneyard.cluster.provision.terraform_events import Events
 
 pytestmark = [pytest.mark.slow, pytest.mark.terraform, pytest.mark.timeout(900)]
 
