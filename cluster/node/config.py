@@ -83,8 +83,3 @@ def read_config(folder: Path) -> NodeConfig:
         raise ClusterError(f"{path} cannot be read: {error}. Run this as the user who owns {folder}.") from error
     except (json.JSONDecodeError, ValidationError) as error:
         raise ClusterError(f"{path} is not a node's configuration: {error}. {again}") from error
-
-
-def write_config(folder: Path, config: NodeConfig) -> None:
-    """Write the node's configuration into the cluster's folder, which exists."""
-    (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=1) + "\n")

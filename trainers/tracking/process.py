@@ -78,7 +78,7 @@ class Replay:
         self._run = 0
 
     def handle(self, message: Message, blob: bytes) -> None:
-        """Act on one message: `begin`, `metrics`, `images`, `confusion`, `text` or `finish`."""
+        """Act on one message: `begin`, `metrics`, `images`, `confusion` or `finish`."""
         match message["op"]:
             case "begin":
                 self.finish("unfinished")
@@ -89,8 +89,6 @@ class Replay:
                 self._draw_page(message, blob)
             case "confusion":
                 self._confusion(message, blob)
-            case "text":
-                self._each(lambda sink: sink.text(message["name"], message["text"]))
             case "finish":
                 self.finish(message["status"])
 

@@ -108,10 +108,6 @@ class Tracker:
         message = {"op": "confusion", "shape": [*matrix.shape], "classes": [*classes], "step": step, "epoch": epoch}
         self._send(message, matrix.astype("<i8").tobytes())
 
-    def log_text(self, name: str, text: str) -> None:
-        """Log a file's text under `name`; a later one replaces it."""
-        self._send({"op": "text", "name": name, "text": text})
-
     def finish(self, status: str | None) -> None:
         """End the run with a word such as `completed`, or with none where another process goes on with it.
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.hosts import Hosts, hosts
+from tests.cluster.node_files import write_config
 from tuneyard.cluster.doctor.findings import Finding, Report, Result
 from tuneyard.cluster.doctor.links import LinksReply, LinksRequest
 from tuneyard.cluster.doctor.network import ask_links, check_network, judge_links
 from tuneyard.cluster.doctor.nodes import ask_all, over_ssh
 from tuneyard.cluster.inventory import Inventory, Node, Ssh, Token
-from tuneyard.cluster.node.config import NodeConfig, write_config
+from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.launch.doctor.command import examine_cluster
 from tuneyard.launch.doctor.here import Examination

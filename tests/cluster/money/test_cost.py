@@ -44,7 +44,7 @@ def test_a_quote_sums_machines_by_the_hour() -> None:
 
 def test_what_is_around_the_machines_is_in_it() -> None:
     made = quote(Fleet((), "eu-central-1", disk_gb=1000, nat_gateways=1, endpoints=3, addresses=1), TABLE)
-    assert [line.hour for line in made.lines] == pytest.approx([73 / HOURS_PER_MONTH, 0.05, 0.03, 0.005])
+    assert [line.hour for line in made.lines] == pytest.approx([73 / HOURS_PER_MONTH, 0.05, 0.03, 0.005, 0.0])
     assert made.idle == made.hour
     assert made.notes == ("the prices are of ours, us-east-1; in eu-central-1 they differ, often by 5 to 30 % more",)
     assert quote(Fleet((), "us-east-1"), TABLE).notes == ()

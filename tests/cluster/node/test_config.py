@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tests.cluster.node_files import write_config
 from tuneyard.cluster.errors import ClusterError
-from tuneyard.cluster.node.config import NodeConfig, read_config, write_config
+from tuneyard.cluster.node.config import NodeConfig, read_config
 
 WORKER = NodeConfig(cluster="lab", role="worker", name="w1", head="10.0.0.1", kind="onprem", num_gpus=2)
 

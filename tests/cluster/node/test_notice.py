@@ -18,8 +18,9 @@ import pytest
 
 from tests.cluster.hosts import Host, Hosts, hosts
 from tests.cluster.node import imds
+from tests.cluster.node_files import write_config
 from tests.tune.sweeps import PREFIX
-from tuneyard.cluster.node.config import NodeConfig, write_config
+from tuneyard.cluster.node.config import NodeConfig
 
 pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.cluster.hosts import Host, Hosts, hosts
+from tests.cluster.node_files import write_config
 from tuneyard.cluster.inventory import Inventory, Node, Ssh, Token
-from tuneyard.cluster.node.config import NodeConfig, write_config
+from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.trainers.stores.s3_options import S3Options
 from tuneyard.trainers.stores.store import Store, open_store

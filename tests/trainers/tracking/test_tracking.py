@@ -125,7 +125,6 @@ def attempts(tmp_path_factory: pytest.TempPathFactory) -> TwoAttempts:
         pixels = np.full((3, 8, 8, 1), 255, np.uint8)
         tracker.log_images("mistakes", pixels, ["shirt → coat", "b", "c"], step=10, epoch=1)
         tracker.log_confusion(CONFUSION, ["shirt", "coat"], step=10, epoch=1)
-        tracker.log_text("notes.txt", "grüße")
         tracker.finish("interrupted")
         first = wait_for(lambda: (run := tracker.run()) and run.comet_mode == "offline" and run)
         tracker.begin(spec, first)
@@ -171,7 +170,6 @@ def test_the_resolved_experiment_and_the_diff_are_assets(attempts: TwoAttempts) 
     experiment = yaml.safe_load(attempts.first_archive.asset("experiment.yaml"))
     assert Experiment.model_validate(experiment).name == "shirts"
     assert attempts.first_archive.asset("git.diff") == b"+lr = 2\n"
-    assert attempts.first_archive.asset("notes.txt").decode() == "grüße"
 
 
 def test_images_are_one_page(attempts: TwoAttempts) -> None:
