@@ -10,7 +10,7 @@ from tuneyard.cluster.access.connection import Connection
 from tuneyard.cluster.access.ssh import run_on
 from tuneyard.cluster.aws import ENDED, Instance, run_on_instance
 from tuneyard.cluster.errors import ClusterError
-from tuneyard.cluster.inventory import Inventory
+from tuneyard.cluster.inventory import Inventory, Node
 
 State = Literal["busy", "idle", "draining", "away"]
 TIMEOUT_S = 20.0
@@ -80,14 +80,12 @@ def read_nodes(told: Dashboard, states: Mapping[str, str], inventory: Inventory)
             extra = inventory.kind == "onprem" and address not in planned
             note = "not of the cluster any more" if extra else ""
             running[address] = _node(name, raylet, told.usage.get(raylet["nodeId"], {}), states.get(address), note)
-    away = [
-        ClusterNode(
-            node.name, node.address, node == inventory.head, "away", note=_why(node.name, states.get(node.address))
-        )
+    others = [
+        _unlisted(node, states.get(node.address), head=node == inventory.head)
         for node in inventory.nodes
         if node.address not in running
     ]
-    return sorted([*running.values(), *away], key=lambda node: (not node.head, node.name))
+    return sorted([*running.values(), *others], key=lambda node: (not node.head, node.name))
 
 
 def with_machines(nodes: Sequence[ClusterNode], machines: Sequence[Instance]) -> list[ClusterNode]:
@@ -108,10 +106,16 @@ def _type(machine: Instance | None) -> str:
     return "" if machine is None else f"{machine.machine}{' on spot' if machine.spot else ''}"
 
 
-def _why(name: str, state: str | None) -> str:
+def _unlisted(node: Node, state: str | None, *, head: bool) -> ClusterNode:
+    """A node that the dashboard does not tell of: one that has just joined the head itself knows sooner."""
+    if state in ("busy", "idle", "draining"):
+        return ClusterNode(node.name, node.address, head, state)  # type: ignore[arg-type]  # as just asked
+    note = "not among Ray's nodes"
     if state == "left":
-        return f"drained; tuneyard drain {name} --undo brings it back"
-    return "lost; it joins again when it is back" if state == "lost" else "not among Ray's nodes"
+        note = f"drained; tuneyard drain {node.name} --undo brings it back"
+    elif state == "lost":
+        note = "lost; it joins again when it is back"
+    return ClusterNode(node.name, node.address, head, "away", note=note)
 
 
 def _node(

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.node_files import write_config
 from tuneyard.cluster import nodes
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Inventory, Node, Ssh, Token
 from tuneyard.cluster.node import listing
-from tuneyard.cluster.node.config import NodeConfig, write_config
+from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.gcs import RayNode
 from tuneyard.cluster.nodes import Dashboard, ask_head, read_nodes
 
@@ -53,6 +54,12 @@ def test_a_node_that_ray_still_lists_is_away_when_the_head_knows_better() -> Non
     told = Dashboard([raylet("b", "10.0.0.2")], {})
     (found,) = (node for node in read_nodes(told, {"10.0.0.2": "lost"}, LAB) if node.name == "w1")
     assert (found.state, found.note) == ("away", "lost; it joins again when it is back")
+
+
+def test_a_node_that_has_just_come_back_is_there_before_the_dashboard_knows() -> None:
+    told = Dashboard([raylet("b", "10.0.0.2", "DEAD")], {})
+    (found,) = (node for node in read_nodes(told, {"10.0.0.2": "idle"}, LAB) if node.name == "w1")
+    assert (found.state, found.cpus, found.note) == ("idle", None, "")
 
 
 def test_what_the_listing_prints_is_what_is_read(
