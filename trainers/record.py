@@ -6,6 +6,7 @@ code differed from its commit, `git.diff`. Under a sweep's prefix lies `sweep.js
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -39,6 +40,10 @@ class Metric(Recorded):
             return True
         return value > than if self.mode == "max" else value < than
 
+    def as_good(self, value: float | None, than: float | None) -> bool:
+        """Is `value` better than `than`, or finite and equal to it?"""
+        return self.better(value, than) or (value is not None and math.isfinite(value) and value == than)
+
 
 class BestEpoch(Recorded):
     """The epoch with the best metric."""
@@ -46,6 +51,22 @@ class BestEpoch(Recorded):
     value: float
     epoch: int
     step: int
+
+
+def better_epoch(row: Mapping[str, float], best: BestEpoch | None, metric: Metric) -> BestEpoch | None:
+    """This epoch, where it is better than the best so far, or as good: of equal checkpoints too the newer counts."""
+    value = row.get(metric.name)
+    if value is None or not metric.as_good(value, best.value if best else None):
+        return best
+    return BestEpoch(value=value, epoch=int(row["epoch"]), step=int(row["step"]))
+
+
+def best_epoch(rows: Iterable[Mapping[str, float]], metric: Metric) -> BestEpoch | None:
+    """The best of these epochs, oldest first; None where none has a finite value."""
+    best: BestEpoch | None = None
+    for row in rows:
+        best = better_epoch(row, best, metric)
+    return best
 
 
 class DataSummary(Recorded):

@@ -6,7 +6,16 @@ from tuneyard.trainers.checkpoints.fence_port import Fence
 from tuneyard.trainers.errors import FencedError, MissingKeyError, StoreError
 from tuneyard.trainers.loop import EpochResult
 from tuneyard.trainers.predictions import Predictions, PredictionsWriter, keeps_predictions, read_predictions
-from tuneyard.trainers.record import BestEpoch, Memory, Metric, RunRecord, RunStatus, now, read_run, write_record
+from tuneyard.trainers.record import (
+    Memory,
+    RunRecord,
+    RunStatus,
+    best_epoch,
+    better_epoch,
+    now,
+    read_run,
+    write_record,
+)  # fmt: skip
 from tuneyard.trainers.record_writer import RecordWriter
 from tuneyard.trainers.session import LoadedData, Session
 from tuneyard.trainers.spec import TrialSpec
@@ -43,7 +52,7 @@ class Reporter:
                 attempts = before.attempts + failed_before
                 record = record.model_copy(update={"started": before.started, "attempts": attempts})
         tracked = self._tracker.begin(spec, previous)
-        best = _best(self.rows, record.metric)
+        best = best_epoch(self.rows, record.metric)
         self.record = record.model_copy(update={"tracking": tracked.model_dump(mode="json"), "best": best})
         self._writer = RecordWriter(store, spec.prefix, fence)
         self._writer.write(self.record, self.rows)
@@ -61,7 +70,7 @@ class Reporter:
             {name: value for name, value in row.items() if name not in ("epoch", "step")},
             step=int(row["step"]), epoch=int(row["epoch"]),
         )  # fmt: skip
-        best = _better(row, self.record.best, self.record.metric)
+        best = better_epoch(row, self.record.best, self.record.metric)
         improved = best is not self.record.best
         self.record = self.record.model_copy(update={"train_s": self._spent_before_s + spent_s, "best": best})
         self._writer.write(self.record, self.rows)
@@ -172,18 +181,3 @@ def _predicted_step(store: Store, prefix: str) -> int | None:
         return read_predictions(store, prefix).step
     except StoreError:
         return None
-
-
-def _best(rows: list[dict[str, float]], metric: Metric) -> BestEpoch | None:
-    best: BestEpoch | None = None
-    for row in rows:
-        best = _better(row, best, metric)
-    return best
-
-
-def _better(row: dict[str, float], best: BestEpoch | None, metric: Metric) -> BestEpoch | None:
-    """This epoch, where it is better than the best so far, or as good: of equal checkpoints too the newer counts."""
-    value = row.get(metric.name)
-    if value is None or not (metric.better(value, best.value if best else None) or (best and value == best.value)):
-        return best
-    return BestEpoch(value=value, epoch=int(row["epoch"]), step=int(row["step"]))

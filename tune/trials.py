@@ -52,7 +52,7 @@ class TrialRun:
         """Count an epoch's row; returns its metric, NaN where the row has none."""
         value = float(row.get(metric.name, math.nan))
         self.values[int(row["epoch"])] = value
-        if metric.better(value, self.best_row[metric.name] if self.best_row else None):
+        if metric.as_good(value, self.best_row[metric.name] if self.best_row else None):
             self.best_row = row
         return value
 

@@ -1,6 +1,7 @@
 """The run record in a store: written, read back, and what is told where it is damaged."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tuneyard.trainers.record import (
     Metric,
     RunRecord,
     SweepRecord,
+    best_epoch,
     read_metrics,
     read_run,
     read_sweep,
@@ -107,3 +109,10 @@ def test_a_record_of_a_later_version_can_still_be_read(store: Store) -> None:
 )
 def test_better(mode: Any, value: float | None, than: float | None, expected: bool) -> None:
     assert Metric(name="m", mode=mode).better(value, than) is expected
+
+
+def test_of_equal_epochs_the_newest_is_the_best_as_of_checkpoints() -> None:
+    values = (0.5, 0.75, 0.75, math.nan, 0.25)
+    rows = [{"epoch": number, "step": 10 * number, "val/accuracy": value} for number, value in enumerate(values, 1)]
+    assert best_epoch(rows, ACCURACY) == BestEpoch(value=0.75, epoch=3, step=30)
+    assert best_epoch(rows[3:4], ACCURACY) is None

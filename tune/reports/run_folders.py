@@ -12,7 +12,16 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tuneyard.trainers.errors import MissingKeyError, nearest
-from tuneyard.trainers.record import BestEpoch, Metric, RunRecord, SweepRecord, read_metrics, read_run, read_sweep
+from tuneyard.trainers.record import (
+    BestEpoch,
+    Metric,
+    RunRecord,
+    SweepRecord,
+    best_epoch,
+    read_metrics,
+    read_run,
+    read_sweep,
+)
 from tuneyard.trainers.stores.s3_options import S3Options
 from tuneyard.trainers.stores.store import Store, open_store
 
@@ -55,11 +64,11 @@ class Run:
         return [row.get(name, math.nan) for row in self.epochs]
 
     def best(self, metric: Metric) -> BestEpoch | None:
-        """The first epoch with the best finite value, or None."""
+        """The epoch with the best finite value, of equal ones the newest, or None."""
         if not self.epochs and self.record.metric == metric:
             # A record whose metrics.jsonl is gone still knows the best of its own metric.
             return self.record.best
-        return _best_of(self.epochs, metric)
+        return best_epoch(self.epochs, metric)
 
     def at_best(self, metric: Metric) -> dict[str, float]:
         """Every value of the best epoch; empty without one."""
@@ -69,7 +78,7 @@ class Run:
     def checkpoint(self, metric: Metric) -> str | None:
         """URI of the best checkpoint that is still kept, which need not be of the best epoch."""
         kept = {int(found[0]): name for name in self.checkpoints if (found := re.match(r"\d+", name))}
-        best = _best_of([row for row in self.epochs if row.get("step") in kept], metric)
+        best = best_epoch([row for row in self.epochs if row.get("step") in kept], metric)
         return f"{self.uri}/checkpoints/{kept[best.step]}" if best else None
 
     def setting(self, key: str) -> Any:
@@ -127,17 +136,6 @@ def find_runs(target: str, options: S3Options | None = None) -> Found:
         if found := re.fullmatch(r"(|.*/)checkpoints/([^/]+)/manifest[^/]*", key):
             checkpoints.setdefault(found[1], []).append(found[2])
     return Found(store, runs, sweeps, checkpoints)
-
-
-def _best_of(rows: list[dict[str, float]], metric: Metric) -> BestEpoch | None:
-    best, place = None, -1
-    for index, row in enumerate(rows):
-        value = row.get(metric.name)
-        if value is not None and metric.better(value, best):
-            best, place = value, index
-    if best is None:
-        return None
-    return BestEpoch(value=best, epoch=int(rows[place].get("epoch", place)), step=int(rows[place].get("step", 0)))
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
