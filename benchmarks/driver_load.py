@@ -40,7 +40,7 @@ def main() -> int:
 
 def run(trials: int, arguments: argparse.Namespace, folder: Path) -> tuple[int, float, int]:
     """Results, the seconds that they took, and the driver's peak memory in bytes."""
-    from tuneyard.trainers.loading import validate
+    from tuneyard.trainers.config.loading import validate
     from tuneyard.trainers.memory import memory_peak, reset_peak
     from tuneyard.trainers.spec import TrialSpec
     from tuneyard.tune.sweep import RAY_ENVIRONMENT, SweepRequest, run_sweep

@@ -51,8 +51,8 @@ def alone(loop: str, folder: Path) -> dict[str, Any]:
 
 def _ours_alone(width: int, folder: Path) -> float:
     from tuneyard.trainers.build import build_trainer
+    from tuneyard.trainers.config.loading import validate
     from tuneyard.trainers.engine import Engine
-    from tuneyard.trainers.loading import validate
     from tuneyard.trainers.session import Session
     from tuneyard.trainers.spec import TrialSpec
 
@@ -108,8 +108,8 @@ class Plain:
     def __init__(self, threads: int) -> None:
         import torch
 
+        from tuneyard.trainers.config.data import DataConfig
         from tuneyard.trainers.data.fashion_mnist import load_fashion_mnist
-        from tuneyard.trainers.experiment import DataConfig
 
         torch.set_num_threads(threads)
         source = load_fashion_mnist(DataConfig(source="fashion-mnist"), Path.cwd(), "")

@@ -21,13 +21,14 @@ from albumentations.pytorch import ToTensorV2
 from measuring import Series, Target, in_turns, ratios, report
 from torch.utils.data import DataLoader, Dataset
 
+from tuneyard.trainers.config.data import DataConfig
+from tuneyard.trainers.config.training import TrainConfig
 from tuneyard.trainers.data.augment import make_augmenter
 from tuneyard.trainers.data.batches import TrainBatches, measure_normalization
 from tuneyard.trainers.data.dataset import Samples, load_data
 from tuneyard.trainers.data.decoded_cache import DecodedCache
 from tuneyard.trainers.data.image_files import decode_files
 from tuneyard.trainers.engine import Engine
-from tuneyard.trainers.experiment import DataConfig, TrainConfig
 
 SMALL: list[Any] = [
     {"Pad": {"padding": 4}},

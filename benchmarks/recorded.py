@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tuneyard.trainers.experiment import Domain
+from tuneyard.trainers.config.search import Domain
 from tuneyard.tune.schedule.perturb import to_unit
 
 FASHION_MNIST = Path(__file__).parent / "curves/fashion_mnist.json.gz"

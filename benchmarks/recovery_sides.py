@@ -128,7 +128,7 @@ def train_ours(folder: Path, spares: int) -> float:
 
 
 def _spec(folder: Path, spares: int) -> "TrialSpec":
-    from tuneyard.trainers.loading import validate
+    from tuneyard.trainers.config.loading import validate
     from tuneyard.trainers.spec import TrialSpec
 
     experiment = validate(

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from recorded import Curve, Pool, Recorded
 
-from tuneyard.trainers.experiment import Domain
+from tuneyard.trainers.config.search import Domain
 
 
 class RandomSearch:

@@ -20,7 +20,10 @@ from typing import Any, Protocol
 from measuring import Series, Target, report, require
 from recorded import Curve, Pool, Recorded
 
-from tuneyard.trainers.experiment import BudgetConfig, DataConfig, Experiment, Prices, TrainConfig, TuneConfig
+from tuneyard.trainers.config.data import DataConfig
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.search import BudgetConfig, TuneConfig
+from tuneyard.trainers.config.training import Prices, TrainConfig
 from tuneyard.tune.budget import Budget
 from tuneyard.tune.desk import Desk, Leg
 from tuneyard.tune.schedule.build_scheduler import build_scheduler

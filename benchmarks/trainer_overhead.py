@@ -21,11 +21,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from tuneyard.trainers.build import build_trainer
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import validate
 from tuneyard.trainers.data.batches import epoch_order
 from tuneyard.trainers.data.splits import Split
 from tuneyard.trainers.engine import Engine, seed_everything
-from tuneyard.trainers.experiment import Experiment
-from tuneyard.trainers.loading import validate
 from tuneyard.trainers.loop import EpochResult, Trainer
 from tuneyard.trainers.models import build_model
 from tuneyard.trainers.optim import build_optimizer, build_schedule

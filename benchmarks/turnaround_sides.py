@@ -167,7 +167,7 @@ def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
     import ray
 
     import tuneyard.tune.driver  # noqa: F401 - `run_sweep` imports it; before the clock starts, as the peers' imports
-    from tuneyard.trainers.loading import validate
+    from tuneyard.trainers.config.loading import validate
     from tuneyard.trainers.spec import TrialSpec
     from tuneyard.tune.history import read_earlier
     from tuneyard.tune.sweep import open_request_store

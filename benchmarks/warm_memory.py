@@ -22,7 +22,7 @@ MOST_GROWTH_MB = 15.0
 
 def trial_config(folder: Path, number: int, workers: int) -> dict[str, Any]:
     """Ray's config of one trial."""
-    from tuneyard.trainers.loading import validate
+    from tuneyard.trainers.config.loading import validate
     from tuneyard.trainers.spec import TrialSpec
 
     experiment = validate(

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tuneyard.launch.request import base_spec, new_run_id, open_experiment_store
-from tuneyard.trainers.checks import check_experiment
+from tuneyard.trainers.config.checks import check_experiment
+from tuneyard.trainers.config.loading import load_experiment
 from tuneyard.trainers.errors import ConfigError, InterruptedRunError
-from tuneyard.trainers.loading import load_experiment
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.store import Store
 

@@ -4,8 +4,8 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
+from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment
 
 STARTER = {"experiment.yaml": "starter-experiment.yaml", "task.py": "starter-task.py.txt"}
 SCHEMA = "experiment.schema.json"

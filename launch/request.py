@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.errors import ConfigError, choose_from
-from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.provenance import capture_provenance
 from tuneyard.trainers.record import read_run
 from tuneyard.trainers.spec import TrialSpec

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.trainers.record import Metric
 
 SHOWN = 12

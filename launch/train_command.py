@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tuneyard.launch.request import base_spec, new_run_id, open_experiment_store, run_to_resume
-from tuneyard.trainers.checks import check_experiment, check_resumed
+from tuneyard.trainers.config.checks import check_experiment, check_resumed
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import load_experiment, with_overrides
 from tuneyard.trainers.errors import ConfigError, InterruptedRunError, MissingKeyError, choose_from
-from tuneyard.trainers.experiment import Experiment
-from tuneyard.trainers.loading import load_experiment, with_overrides
 from tuneyard.trainers.record import RunRecord, read_run
 from tuneyard.trainers.signals import LateError, StopSignals
 from tuneyard.trainers.spec import TrialSpec
@@ -71,7 +71,7 @@ def prepare_run(spec: TrialSpec) -> Prepared:
     # Torch takes seconds to import: the file's mistakes were told before.
     import torch
 
-    from tuneyard.trainers.checks import check_augment, check_metric
+    from tuneyard.trainers.config.checks import check_augment, check_metric
     from tuneyard.trainers.session import Session, available_cores
     from tuneyard.trainers.tasks import task_class
 

@@ -11,10 +11,11 @@ from rich.console import Console
 from tuneyard.launch.compare_table import render
 from tuneyard.launch.request import base_spec, open_experiment_store, sweep_to_resume
 from tuneyard.launch.sweep_view import SweepView
-from tuneyard.trainers.checks import check_augment, check_experiment, check_task_and_model
+from tuneyard.trainers.config.checks import check_augment, check_experiment, check_task_and_model
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import load_experiment
+from tuneyard.trainers.config.training import Prices
 from tuneyard.trainers.errors import ConfigError, InterruptedRunError
-from tuneyard.trainers.experiment import Experiment, Prices
-from tuneyard.trainers.loading import load_experiment
 from tuneyard.trainers.record import SweepRecord
 from tuneyard.trainers.signals import StopSignals
 from tuneyard.tune.history import read_earlier

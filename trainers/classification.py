@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import functional
 
-from tuneyard.trainers.experiment import TrainConfig
+from tuneyard.trainers.config.training import TrainConfig
 from tuneyard.trainers.record import Metric
 from tuneyard.trainers.tasks import Sums
 

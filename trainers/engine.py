@@ -23,7 +23,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
-from tuneyard.trainers.experiment import TrainConfig
+from tuneyard.trainers.config.training import TrainConfig
 from tuneyard.trainers.parallel import process_group
 from tuneyard.trainers.parallel.zero import LossScale, Zero, import_deepspeed
 from tuneyard.trainers.parallel.zero_config import zero_config

@@ -12,10 +12,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from tuneyard.trainers.averaging import AveragedWeights
+from tuneyard.trainers.config.training import TrainConfig
 from tuneyard.trainers.data.batches import Batch, EvalBatches, TrainBatches
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.errors import DivergedError, InterruptedRunError
-from tuneyard.trainers.experiment import TrainConfig
 from tuneyard.trainers.predictions import Predictions, join_shares
 from tuneyard.trainers.tasks import Task
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tuneyard.trainers.config.training import ModelConfig
 from tuneyard.trainers.errors import ConfigError, ModelError, choose_from, nearest
-from tuneyard.trainers.experiment import ModelConfig
 from tuneyard.trainers.names import is_user_reference, load_object, load_user_object
 from tuneyard.trainers.small_cnn import MIN_IMAGE_SIZE
 

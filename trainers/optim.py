@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from tuneyard.trainers.experiment import OptimizerConfig, ScheduleConfig
+from tuneyard.trainers.config.training import OptimizerConfig, ScheduleConfig
 from tuneyard.trainers.quick_optimizers import SGD, AdamW
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from tuneyard.trainers.build import build_trainer, count_parameters
+from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.data.batches import EvalBatches
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.errors import ConfigError, DivergedError, InterruptedRunError
-from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.loop import Trainer
 from tuneyard.trainers.session import LoadedData, Session
 from tuneyard.trainers.spec import TrialSpec

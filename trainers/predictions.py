@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from tuneyard.trainers.checkpoints.fence_port import Fence
+from tuneyard.trainers.config.data import ValidationConfig
 from tuneyard.trainers.errors import MissingKeyError, StoreError
-from tuneyard.trainers.experiment import ValidationConfig
 from tuneyard.trainers.stores.store import Store
 
 NAME = "predictions.npz"

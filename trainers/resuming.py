@@ -6,7 +6,7 @@ from typing import Any
 
 from tuneyard.trainers.checkpoints.checkpoints import CheckpointInfo, Checkpoints
 from tuneyard.trainers.checkpoints.fencing import Onlooker
-from tuneyard.trainers.checks import check_resumed
+from tuneyard.trainers.config.checks import check_resumed
 from tuneyard.trainers.errors import CheckpointError, MissingKeyError
 from tuneyard.trainers.loop import Trainer
 from tuneyard.trainers.record import RunRecord, read_run

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from tuneyard.trainers.config.data import DataConfig, Normalization
 from tuneyard.trainers.data.batches import measure_normalization
 from tuneyard.trainers.data.dataset import ImageData, Samples, load_data
 from tuneyard.trainers.data.splits import Split, draw_split
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import DataConfig, Normalization
 from tuneyard.trainers.memory import resident_bytes
 from tuneyard.trainers.provenance import environment
 from tuneyard.trainers.spec import TrialSpec

@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import Field
 
-from tuneyard.trainers.experiment import Experiment, Section
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.section import Section
 
 
 class Provenance(Section):

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 
+from tuneyard.trainers.config.training import TrainConfig
 from tuneyard.trainers.errors import ConfigError, choose_from
-from tuneyard.trainers.experiment import TrainConfig
 from tuneyard.trainers.names import is_user_reference, load_object, load_user_object
 from tuneyard.trainers.record import Metric
 

@@ -9,7 +9,8 @@ from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tuneyard.trainers.experiment import BudgetConfig, Prices
+from tuneyard.trainers.config.search import BudgetConfig
+from tuneyard.trainers.config.training import Prices
 from tuneyard.trainers.record import Recorded
 
 SECONDS_PER_HOUR = 3600.0

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.record import SweepRecord
 
 ON_RESUME = (

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tuneyard.trainers.experiment import Experiment, TuneConfig
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.trainers.record import Metric
 from tuneyard.tune.budget import Budget
 from tuneyard.tune.folds import cannot_win

@@ -2,8 +2,8 @@
 
 import logging
 
+from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.errors import ConfigError, MissingKeyError
-from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.record import Metric, read_sweep
 from tuneyard.trainers.stores.store import Store, open_store
 from tuneyard.tune.history import fill_beside, read_earlier, read_trials

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.trainers.errors import MissingKeyError, StoreError
-from tuneyard.trainers.experiment import Experiment, TuneConfig
 from tuneyard.trainers.record import Metric, RunRecord, read_metrics, read_run
 from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.index import NAME, IndexedRun, IndexedTrial, read_index

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuneyard.trainers.experiment import BudgetConfig
+from tuneyard.trainers.config.search import BudgetConfig
 from tuneyard.tune.budget import SECONDS_PER_HOUR, price_per_hour
 from tuneyard.tune.rehearsal import Rehearsal, Rehearsed, Stage
 

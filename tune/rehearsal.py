@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneyard.trainers.experiment import BudgetConfig, Experiment, Prices, TuneConfig
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.search import BudgetConfig, TuneConfig
+from tuneyard.trainers.config.training import Prices
 from tuneyard.tune.budget import Budget, Spent
 from tuneyard.tune.desk import Desk, Leg
 from tuneyard.tune.schedule.build_scheduler import build_scheduler

@@ -7,15 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuneyard.trainers.domains import (
+from tuneyard.trainers.config.domains import (
     allowed_values,
     as_text,
     contains,
     is_active,
     parents_first,
 )
+from tuneyard.trainers.config.search import Domain
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Domain
 
 Point = dict[str, Any]
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import with_overrides
+from tuneyard.trainers.config.search import TuneConfig
+from tuneyard.trainers.config.training import Prices
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment, Prices, TuneConfig
-from tuneyard.trainers.loading import with_overrides
 from tuneyard.trainers.record import Metric, RunRecord, SweepRecord, SweepStatus, now, read_sweep, write_record
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.store import Store, open_store

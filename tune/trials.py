@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tuneyard.trainers.experiment import Experiment, TuneConfig
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.trainers.record import Metric
 from tuneyard.tune.search.searcher import Tried, TriedStatus
 

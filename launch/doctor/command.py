@@ -119,7 +119,7 @@ def _wanted(experiment: Path | None, overrides: Sequence[str]) -> Examination:
     if experiment is None:
         return Examination()
     from tuneyard.launch.request import store_uri
-    from tuneyard.trainers.loading import load_experiment
+    from tuneyard.trainers.config.loading import load_experiment
 
     loaded = load_experiment(experiment, overrides)
     return Examination(

@@ -9,9 +9,9 @@ from pathlib import Path
 from tuneyard.cluster.inventory import Inventory
 from tuneyard.launch.jobs.packing import Package
 from tuneyard.launch.jobs.parity import Found
-from tuneyard.trainers.checks import check_augment, check_task_and_model, model_variants
+from tuneyard.trainers.config.checks import check_augment, check_task_and_model, model_variants
+from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.names import is_user_reference
 
 COMET_KEY = "COMET_API_KEY"

@@ -22,10 +22,10 @@ from tuneyard.launch.jobs.jobs_command import come_back, follow
 from tuneyard.launch.jobs.packing import Package, choose_files, write_package
 from tuneyard.launch.jobs.parity import Found, ask_nodes, compare, this_machine
 from tuneyard.launch.request import new_run_id
-from tuneyard.trainers.checks import check_experiment
+from tuneyard.trainers.config.checks import check_experiment
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import load_experiment
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment
-from tuneyard.trainers.loading import load_experiment
 from tuneyard.trainers.provenance import PACKED, capture_provenance
 
 STOP_S = 900

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import with_overrides
+from tuneyard.trainers.config.search import TuneConfig
+from tuneyard.trainers.config.training import Prices
 from tuneyard.trainers.errors import TuneyardError
-from tuneyard.trainers.experiment import Experiment, Prices, TuneConfig
-from tuneyard.trainers.loading import with_overrides
 from tuneyard.trainers.spec import TrialSpec
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from tuneyard.launch.plan.basis import Machine, Measured, draw, find_prices, measure, this_machine
 from tuneyard.launch.plan.table import render_plan
-from tuneyard.trainers.checks import check_augment, check_experiment, check_task_and_model
+from tuneyard.trainers.config.checks import check_augment, check_experiment, check_task_and_model
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import load_experiment
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment, TuneConfig
-from tuneyard.trainers.loading import load_experiment
 
 if TYPE_CHECKING:
     from tuneyard.trainers.session import Session

@@ -9,7 +9,8 @@ from rich.text import Text
 from tuneyard.cluster.amounts import duration_text
 from tuneyard.launch.compare_table import short_names, show
 from tuneyard.launch.plan.basis import Basis, Machine, Measured
-from tuneyard.trainers.experiment import Experiment, Prices
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.training import Prices
 from tuneyard.tune.budget import SECONDS_PER_HOUR, price_per_hour
 from tuneyard.tune.plan import Costs, Plan, Range, WithinBudget
 

@@ -15,7 +15,7 @@ import pytest
 from tests.trainers.runs import make_project, same_bits, stored_rows, stored_weights, train_run
 from tests.tune.sweeps import EXPERIMENT, PREFIX, SWEEP_ID, Heard, environment, sweep
 from tuneyard.trainers.checkpoints.blobs import Blobs
-from tuneyard.trainers.experiment import Experiment
+from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.store import open_store
 from tuneyard.tune.sweep import RAY_ENVIRONMENT

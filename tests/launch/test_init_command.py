@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from tuneyard.launch.init_command import make_project, schema
-from tuneyard.trainers.checks import check_experiment
+from tuneyard.trainers.config.checks import check_experiment
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import load_experiment
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment
-from tuneyard.trainers.loading import load_experiment
 
 TUNEYARD = str(Path(sys.executable).parent / "tuneyard")
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tuneyard.launch.sweep_view import SweepView
-from tuneyard.trainers.experiment import Domain, TuneConfig
+from tuneyard.trainers.config.search import Domain, TuneConfig
 
 CONFIG = TuneConfig(trials=5, space={"x": Domain(choice=[1, 2])})
 

@@ -27,9 +27,11 @@ from tests.trainers.runs import (
 from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.launch.request import open_experiment_store
 from tuneyard.launch.train_command import train_command
+from tuneyard.trainers.config.data import DataConfig
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.keeping import CheckpointConfig
+from tuneyard.trainers.config.loading import set_path
 from tuneyard.trainers.errors import ConfigError, ModelError, StoreError, TuneyardError
-from tuneyard.trainers.experiment import CheckpointConfig, DataConfig, Experiment
-from tuneyard.trainers.loading import set_path
 
 TUNEYARD = str(Path(sys.executable).parent / "tuneyard")
 PATIENCE_S = 90.0

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tuneyard.trainers.checkpoints.checkpoints import Checkpoints
-from tuneyard.trainers.loading import set_path, validate
+from tuneyard.trainers.config.loading import set_path, validate
 from tuneyard.trainers.progress import Silent
 from tuneyard.trainers.record import RunRecord, read_metrics, read_run
 from tuneyard.trainers.run import train

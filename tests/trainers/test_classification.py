@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics
 
 from tuneyard.trainers.classification import Classification, macro_f1
-from tuneyard.trainers.experiment import TrainConfig
+from tuneyard.trainers.config.training import TrainConfig
 
 CPU = torch.device("cpu")
 

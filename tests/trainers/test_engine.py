@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from tuneyard.trainers.config.training import TrainConfig
 from tuneyard.trainers.engine import Engine
-from tuneyard.trainers.experiment import TrainConfig
 from tuneyard.trainers.parallel import process_group
 from tuneyard.trainers.parallel.zero import LossScale
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from tuneyard.trainers.config.training import ModelConfig
 from tuneyard.trainers.errors import ConfigError, ModelError
-from tuneyard.trainers.experiment import ModelConfig
 from tuneyard.trainers.models import build_model
 from tuneyard.trainers.small_cnn import SmallCnn
 

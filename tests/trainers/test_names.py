@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tuneyard.trainers.classification import Classification
+from tuneyard.trainers.config.training import TrainConfig
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import TrainConfig
 from tuneyard.trainers.names import is_user_reference, load_object, load_user_object
 from tuneyard.trainers.tasks import task_class
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tuneyard.trainers.experiment import OptimizerConfig, ScheduleConfig
+from tuneyard.trainers.config.training import OptimizerConfig, ScheduleConfig
 from tuneyard.trainers.optim import build_optimizer, build_schedule
 from tuneyard.trainers.small_cnn import SmallCnn
 

@@ -9,8 +9,8 @@ import torch
 
 from tests.trainers import runs
 from tuneyard.trainers import pace
+from tuneyard.trainers.config.loading import set_path, validate
 from tuneyard.trainers.errors import DivergedError
-from tuneyard.trainers.loading import set_path, validate
 from tuneyard.trainers.pace import OutOfMemoryHereError, Stopwatch, measure_pace
 from tuneyard.trainers.session import Session
 from tuneyard.trainers.spec import TrialSpec

@@ -9,9 +9,9 @@ import pytest
 
 from tests.trainers.runs import Changes, make_spec, train_run
 from tuneyard.trainers.build import build_trainer
+from tuneyard.trainers.config.data import ValidationConfig
 from tuneyard.trainers.engine import Engine
 from tuneyard.trainers.errors import InterruptedRunError, MissingKeyError, StoreError
-from tuneyard.trainers.experiment import ValidationConfig
 from tuneyard.trainers.loop import Trainer
 from tuneyard.trainers.predictions import (
     Predictions,

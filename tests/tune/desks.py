@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneyard.trainers.experiment import Experiment, Prices
-from tuneyard.trainers.loading import validate
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import validate
+from tuneyard.trainers.config.training import Prices
 from tuneyard.tune.budget import Budget
 from tuneyard.tune.desk import Desk, How, Leg
 from tuneyard.tune.schedule.build_scheduler import build_scheduler

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.trainers import runs
-from tuneyard.trainers.loading import set_path, validate
+from tuneyard.trainers.config.loading import set_path, validate
 from tuneyard.trainers.record import RunRecord, SweepRecord, read_metrics, read_run
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.store import Store, open_store

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tuneyard.trainers.experiment import BudgetConfig, Prices
+from tuneyard.trainers.config.search import BudgetConfig
+from tuneyard.trainers.config.training import Prices
 from tuneyard.tune.budget import Budget, Spent
 
 HOUR = 3600.0

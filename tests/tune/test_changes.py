@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.trainers.runs import EXPERIMENT
+from tuneyard.trainers.config.loading import set_path, validate
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.loading import set_path, validate
 from tuneyard.trainers.record import Metric, SweepRecord, now
 from tuneyard.tune.changes import refuse_changes
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.tune.sweeps import PREFIX, SWEEP_ID, Heard, experiment_tree, make_project
 from tuneyard.trainers.claims import Claims
+from tuneyard.trainers.config.loading import validate
 from tuneyard.trainers.errors import ConfigError, FencedError
-from tuneyard.trainers.loading import validate
 from tuneyard.trainers.record import Metric
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.file_store import FileStore

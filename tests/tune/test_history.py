@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune.records import ACCURACY, experiment, store_at, write_run, write_sweep
-from tuneyard.trainers.experiment import Experiment
+from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.record import BestEpoch, RunStatus, read_run, write_record
 from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.history import read_earlier, read_trials

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tuneyard.trainers.experiment import Experiment, Prices
-from tuneyard.trainers.loading import set_path, validate
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import set_path, validate
+from tuneyard.trainers.config.training import Prices
 from tuneyard.tune.plan import Plan, Range, make_plan
 from tuneyard.tune.rehearsal import Pace, Stage
 

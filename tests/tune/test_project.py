@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune.sweeps import experiment_tree
-from tuneyard.trainers.loading import validate
+from tuneyard.trainers.config.loading import validate
 from tuneyard.trainers.spec import TrialSpec
 from tuneyard.tune.project import project_here
 

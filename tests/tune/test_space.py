@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tuneyard.trainers.config.search import Domain, TuneConfig
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Domain, TuneConfig
 from tuneyard.tune.search.plain_searchers import RandomSearcher
 from tuneyard.tune.space import fits, grid
 

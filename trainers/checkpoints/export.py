@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.errors import CheckpointError
-from tuneyard.trainers.experiment import Experiment
 from tuneyard.trainers.models import build_model
 from tuneyard.trainers.record import RunRecord
 from tuneyard.trainers.tasks import task_class

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tuneyard.trainers.config.data import DataConfig
 from tuneyard.trainers.data.archives import unpack
 from tuneyard.trainers.data.decoded_cache import Teller
 from tuneyard.trainers.data.file_sources import SUFFIXES
 from tuneyard.trainers.data.image_files import cache_root
 from tuneyard.trainers.data.s3_address import S3Address, parse_address
 from tuneyard.trainers.errors import DataError
-from tuneyard.trainers.experiment import DataConfig
 
 if TYPE_CHECKING:
     from tuneyard.trainers.data.s3_update import Stage, There

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tuneyard.trainers.config.data import DataConfig
 from tuneyard.trainers.data.array_images import fit_arrays
 from tuneyard.trainers.data.bringing import Local, at_hand
 from tuneyard.trainers.data.image_files import decode_files, open_cache
 from tuneyard.trainers.data.labels import encode_labels
 from tuneyard.trainers.data.sources import ArraySet, FileSet, Source, check_images, load_source, numbered
 from tuneyard.trainers.errors import ConfigError, DataError
-from tuneyard.trainers.experiment import DataConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from tuneyard.trainers.config.data import DataConfig
 from tuneyard.trainers.data.image_files import cache_root
 from tuneyard.trainers.data.sources import ArraySet, Source, numbered
 from tuneyard.trainers.errors import DataError
-from tuneyard.trainers.experiment import DataConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

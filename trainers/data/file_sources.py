@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tuneyard.trainers.config.data import DataConfig
 from tuneyard.trainers.data.labels import encode_labels
 from tuneyard.trainers.data.sources import FileSet, Source
 from tuneyard.trainers.errors import DataError, choose_from
-from tuneyard.trainers.experiment import DataConfig
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 VALIDATION_FOLDERS = ("val", "valid", "validation")

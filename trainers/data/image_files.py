@@ -12,9 +12,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from tuneyard.trainers.config.data import DataConfig
 from tuneyard.trainers.data.decoded_cache import Building, DecodedCache
 from tuneyard.trainers.errors import DataError
-from tuneyard.trainers.experiment import DataConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tuneyard.trainers.config.data import DataConfig
 from tuneyard.trainers.data.labels import encode_labels
 from tuneyard.trainers.errors import ConfigError, DataError, choose_from
-from tuneyard.trainers.experiment import DataConfig
 from tuneyard.trainers.names import is_user_reference, load_object, load_user_object
 
 Array = np.ndarray[Any, np.dtype[Any]]

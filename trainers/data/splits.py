@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from tuneyard.trainers.config.data import ValidationConfig
 from tuneyard.trainers.data.dataset import Samples
 from tuneyard.trainers.data.sample_order import permutation
 from tuneyard.trainers.errors import DataError
-from tuneyard.trainers.experiment import ValidationConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

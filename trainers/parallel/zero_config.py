@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tuneyard.trainers.config.training import TrainConfig
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import TrainConfig
 
 AUTO = "auto"
 REFUSED = {

@@ -1,6 +1,6 @@
 """From `tune.scheduler` to the scheduler. Nothing here knows of Ray."""
 
-from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.tune.schedule.halving import asha, hyperband
 from tuneyard.tune.schedule.median import MedianStopping
 from tuneyard.tune.schedule.pb2 import GaussianProcessExplorer

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuneyard.trainers.domains import active_only
-from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.config.domains import active_only
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.tune.schedule.perturb import Perturbation, from_unit, to_unit
 
 Array = NDArray[np.float64]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-from tuneyard.trainers.domains import active_only, as_text, at_step, last_step
-from tuneyard.trainers.experiment import Domain
+from tuneyard.trainers.config.domains import active_only, as_text, at_step, last_step
+from tuneyard.trainers.config.search import Domain
 
 FACTORS = (0.8, 1.2)
 RESAMPLED = 0.25

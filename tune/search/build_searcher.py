@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.config.search import TuneConfig
+from tuneyard.trainers.config.sweep_checks import check_search
 from tuneyard.trainers.names import is_user_reference, load_object
-from tuneyard.trainers.sweep_checks import check_search
 from tuneyard.tune.search.plain_searchers import PointsFirst
 from tuneyard.tune.search.searcher import Searcher
 from tuneyard.tune.search.user_searcher import UserSearcher

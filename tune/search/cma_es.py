@@ -6,7 +6,7 @@ from typing import Any
 import cmaes
 import numpy as np
 
-from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.tune.search.known_trials import Known, TrialReader
 from tuneyard.tune.search.searcher import Tried
 from tuneyard.tune.search.unit_cube import Floats, UnitCube

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.tune.pareto import best_first
 from tuneyard.tune.search.known_trials import Known, TrialReader, random_first
 from tuneyard.tune.search.searcher import Tried

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuneyard.trainers.domains import as_text
-from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.config.domains import as_text
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.tune.search.searcher import Tried
 from tuneyard.tune.search.standing import standings
 from tuneyard.tune.search.unit_cube import Floats, UnitCube

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tuneyard.trainers.domains import as_text, with_parents
-from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.config.domains import as_text, with_parents
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.tune.search.known_trials import TrialReader, point_key
 from tuneyard.tune.search.searcher import Searcher, Tried
 from tuneyard.tune.search.unit_cube import UnitCube

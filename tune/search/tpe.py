@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.tune.pareto import best_first
 from tuneyard.tune.search.known_trials import Known, TrialReader, random_first
 from tuneyard.tune.search.parzen import Parzen

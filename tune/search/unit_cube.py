@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuneyard.trainers.domains import (
+from tuneyard.trainers.config.domains import (
     Space,
     allowed_values,
     as_text,
@@ -23,7 +23,7 @@ from tuneyard.trainers.domains import (
     last_step,
     parents_first,
 )
-from tuneyard.trainers.experiment import Domain
+from tuneyard.trainers.config.search import Domain
 
 Floats = NDArray[np.float64]
 

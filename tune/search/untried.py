@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tuneyard.trainers.experiment import TuneConfig
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.tune.search.known_trials import point_key
 from tuneyard.tune.space import grid, size
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneyard.trainers.domains import point_problems
+from tuneyard.trainers.config.domains import point_problems
+from tuneyard.trainers.config.search import TuneConfig
 from tuneyard.trainers.errors import ConfigError, TuneyardError
-from tuneyard.trainers.experiment import TuneConfig
 from tuneyard.trainers.names import load_user_object
 from tuneyard.tune.search.searcher import Tried
 

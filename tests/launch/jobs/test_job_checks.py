@@ -10,9 +10,9 @@ from tuneyard.cluster.inventory import Inventory, Node, Token
 from tuneyard.launch.jobs.checks import check_files, key_warnings, place_notes, places_on_cluster
 from tuneyard.launch.jobs.packing import choose_files
 from tuneyard.launch.jobs.parity import Found
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import validate
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment
-from tuneyard.trainers.loading import validate
 
 
 def experiment(**changes: Any) -> Experiment:

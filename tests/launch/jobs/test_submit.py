@@ -13,8 +13,8 @@ from tuneyard.cluster.access.tunnel import LinkError
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Node, Ssh, Token
 from tuneyard.launch.jobs.submit_command import Submission, submit_command
+from tuneyard.trainers.config.loading import set_path
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.loading import set_path
 
 PLAIN = Submission(cluster=None, name=None, resume=False, grow=None, sweep=None, follow=True)
 

@@ -12,9 +12,9 @@ import yaml
 from tests.tune.sweeps import built_in, experiment_tree, make_project
 from tuneyard.launch.plan.basis import draw, find_prices, this_machine
 from tuneyard.launch.plan.command import plan_command
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import validate
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment
-from tuneyard.trainers.loading import validate
 
 HUNGRY = '''
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from tests.trainers.runs import make_project
 from tuneyard.trainers.checkpoints.export import Source, export
+from tuneyard.trainers.config.training import ModelConfig
 from tuneyard.trainers.errors import CheckpointError
-from tuneyard.trainers.experiment import ModelConfig
 from tuneyard.trainers.models import build_model
 from tuneyard.trainers.record import DataSummary, Metric, RunRecord, now
 

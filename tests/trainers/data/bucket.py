@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from tests.s3_proxy import Request, S3Proxy
+from tuneyard.trainers.config.data import DataConfig, S3Config
 from tuneyard.trainers.data.dataset import ImageData, load_data
-from tuneyard.trainers.experiment import DataConfig, S3Config
 from tuneyard.trainers.stores.s3_options import S3Options
 from tuneyard.trainers.stores.store import Store, open_store
 

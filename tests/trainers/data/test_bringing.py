@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests.trainers.data.bucket import Bucket, png
+from tuneyard.trainers.config.data import DataConfig, S3Config, ValidationConfig
 from tuneyard.trainers.data.dataset import load_data
 from tuneyard.trainers.errors import DataError, StoreError
-from tuneyard.trainers.experiment import DataConfig, S3Config, ValidationConfig
 
 pytestmark = pytest.mark.s3
 

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tuneyard.trainers.config.data import DataConfig
 from tuneyard.trainers.data.dataset import ImageData, Samples, load_data
 from tuneyard.trainers.errors import ConfigError, DataError
-from tuneyard.trainers.experiment import DataConfig
 
 
 def load_arrays(tmp_path: Path, given: int | None = None, **changes: Any) -> ImageData:

@@ -7,9 +7,9 @@ from urllib.error import URLError
 
 import pytest
 
+from tuneyard.trainers.config.data import DataConfig
 from tuneyard.trainers.data import fashion_mnist
 from tuneyard.trainers.errors import DataError
-from tuneyard.trainers.experiment import DataConfig
 
 
 def nowhere_but(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tuneyard.trainers.config.data import CsvColumns, DataConfig, ValidationConfig
 from tuneyard.trainers.data.dataset import ImageData, load_data
 from tuneyard.trainers.errors import ConfigError, DataError
-from tuneyard.trainers.experiment import CsvColumns, DataConfig, ValidationConfig
 
 
 def write_image(path: Path, value: int = 100) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tuneyard.trainers.config.data import DataConfig, ValidationConfig
 from tuneyard.trainers.data.dataset import load_data
 from tuneyard.trainers.data.sources import load_source
 from tuneyard.trainers.errors import ConfigError, DataError
-from tuneyard.trainers.experiment import DataConfig, ValidationConfig
 
 
 def config(source: str, **changes: Any) -> DataConfig:

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tuneyard.trainers.config.data import ValidationConfig
 from tuneyard.trainers.data.dataset import Samples
 from tuneyard.trainers.data.splits import Split, draw_split
 from tuneyard.trainers.errors import DataError
-from tuneyard.trainers.experiment import ValidationConfig
 
 
 def samples(labels: Any, groups: Any = None, folds: Any = None) -> Samples:

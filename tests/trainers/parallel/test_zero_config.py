@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tuneyard.trainers.config.training import DeepSpeedConfig, TrainConfig
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import DeepSpeedConfig, TrainConfig
 from tuneyard.trainers.parallel.zero_config import zero_config
 
 

@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError
 
 from tests.s3_proxy import S3Proxy
 from tuneyard.cluster.seaweedfs import SeaweedServer
+from tuneyard.trainers.config.keeping import CheckpointConfig
 from tuneyard.trainers.errors import ConfigError, StoreError
-from tuneyard.trainers.experiment import CheckpointConfig
 from tuneyard.trainers.stores.s3_faults import Place, explain
 from tuneyard.trainers.stores.s3_options import S3Options
 from tuneyard.trainers.stores.store import open_store

@@ -18,7 +18,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from tuneyard.trainers.experiment import CometConfig, DataConfig, Experiment, TrackingConfig
+from tuneyard.trainers.config.data import DataConfig
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.keeping import CometConfig, TrackingConfig
 from tuneyard.trainers.spec import Provenance, TrialSpec
 from tuneyard.trainers.tracking import tracker as tracking
 from tuneyard.trainers.tracking.tracker import TrackedRun, Tracker, comet_key

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.tune.simulated import play, replayed
-from tuneyard.trainers.experiment import Domain, TuneConfig
+from tuneyard.trainers.config.search import Domain, TuneConfig
 from tuneyard.tune.schedule.build_scheduler import build_scheduler
 from tuneyard.tune.schedule.halving import rung_epochs
 from tuneyard.tune.schedule.scheduler import NextLeg, Scheduler

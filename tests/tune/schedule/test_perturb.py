@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tuneyard.trainers.domains import contains
-from tuneyard.trainers.experiment import Domain
+from tuneyard.trainers.config.domains import contains
+from tuneyard.trainers.config.search import Domain
 from tuneyard.tune.schedule.perturb import Perturbation, from_unit, moved, sample, to_unit
 
 DOMAINS = {

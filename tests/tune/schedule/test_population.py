@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.tune.simulated import play
-from tuneyard.trainers.experiment import Domain, TuneConfig
+from tuneyard.trainers.config.search import Domain, TuneConfig
 from tuneyard.tune.schedule.build_scheduler import build_scheduler
 from tuneyard.tune.schedule.pb2 import GaussianProcess, GaussianProcessExplorer
 from tuneyard.tune.schedule.population import Population

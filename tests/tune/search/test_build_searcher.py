@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tuneyard.trainers.config.search import Domain, TuneConfig
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Domain, TuneConfig
 from tuneyard.tune.search.build_searcher import build_searcher
 from tuneyard.tune.search.searcher import Searcher, Tried
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tuneyard.trainers.checks import check_experiment
+from tuneyard.trainers.config.checks import check_experiment
+from tuneyard.trainers.config.loading import validate
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.loading import validate
 
 LR = {"loguniform": [1e-4, 1e-2]}
 

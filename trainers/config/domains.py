@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from tuneyard.trainers.config.search import Domain
 from tuneyard.trainers.errors import ConfigError, nearest
-from tuneyard.trainers.experiment import Domain
 
 Space = Mapping[str, Domain]
 

@@ -6,13 +6,19 @@ from typing import Any
 import pytest
 
 from tests.trainers.runs import make_project
-from tuneyard.trainers.checks import check_augment, check_experiment, check_metric, check_resumed, check_task_and_model
 from tuneyard.trainers.classification import Classification
+from tuneyard.trainers.config.checks import (
+    check_augment,
+    check_experiment,
+    check_metric,
+    check_resumed,
+    check_task_and_model,
+)
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import load_experiment, set_path, validate
 from tuneyard.trainers.errors import CheckpointError, ConfigError, ModelError
-from tuneyard.trainers.experiment import Experiment
-from tuneyard.trainers.loading import load_experiment, set_path, validate
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
 CLASSES = ["a", "b", "c"]
 LR = {"loguniform": [1e-4, 1e-2]}
 

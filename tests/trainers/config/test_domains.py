@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tuneyard.trainers.domains import active_only, allowed_values, contains, parents_first, point_problems
+from tuneyard.trainers.config.domains import active_only, allowed_values, contains, parents_first, point_problems
+from tuneyard.trainers.config.search import Domain
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Domain
 
 CONDITIONAL = {
     "momentum": Domain(uniform=[0.0, 1.0], when={"name": "sgd"}),

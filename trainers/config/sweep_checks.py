@@ -2,9 +2,17 @@
 
 from typing import Any
 
-from tuneyard.trainers.domains import Space, allowed_values, as_text, contains, described, parents_first, point_problems
+from tuneyard.trainers.config.domains import (
+    Space,
+    allowed_values,
+    as_text,
+    contains,
+    described,
+    parents_first,
+    point_problems,
+)
+from tuneyard.trainers.config.search import Domain, TuneConfig
 from tuneyard.trainers.errors import ConfigError, choose_from
-from tuneyard.trainers.experiment import Domain, TuneConfig
 from tuneyard.trainers.names import is_user_reference
 
 SEARCHES = ("random", "grid", "tpe", "gp", "cmaes")

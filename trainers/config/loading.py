@@ -9,9 +9,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
+from tuneyard.trainers.config.data import S3Config
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.keeping import CheckpointConfig
+from tuneyard.trainers.config.mistakes import describe
+from tuneyard.trainers.config.search import Domain
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import CheckpointConfig, Domain, Experiment, S3Config
-from tuneyard.trainers.mistakes import describe
 
 Tree = dict[str, Any]
 

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneyard.trainers.domains import with_parents
+from tuneyard.trainers.config.domains import with_parents
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import with_overrides
+from tuneyard.trainers.config.search import TuneConfig
+from tuneyard.trainers.config.sweep_checks import condition_problems, search_problems
+from tuneyard.trainers.config.training import DeepSpeedConfig
 from tuneyard.trainers.errors import CheckpointError, ConfigError, choose_from
-from tuneyard.trainers.experiment import DeepSpeedConfig, Experiment, TuneConfig
-from tuneyard.trainers.loading import with_overrides
-from tuneyard.trainers.sweep_checks import condition_problems, search_problems
 
 MAY_CHANGE_ON_RESUME = (
     "tune", "checkpoint", "tracking", "resources", "train.epochs", "model.pretrained", "data.cache_dir",

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from tuneyard.trainers.config.loading import set_path, validate
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.loading import set_path, validate
 
 
 def told(**changes: Any) -> list[str]:

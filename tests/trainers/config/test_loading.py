@@ -7,12 +7,12 @@ import jsonschema
 import pytest
 import yaml
 
+from tuneyard.trainers.config.experiment import Experiment
+from tuneyard.trainers.config.loading import load_experiment, set_path, validate, with_overrides
 from tuneyard.trainers.errors import ConfigError
-from tuneyard.trainers.experiment import Experiment
-from tuneyard.trainers.loading import load_experiment, set_path, validate, with_overrides
 from tuneyard.trainers.stores.s3_options import S3Options
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
 SWEEP = """
 name: sweep
 data: {source: digits, augment: [{HorizontalFlip: {p: 0.5}}]}
