@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.launch.jobs.lab import Lab, lab
+from tests.trainers.data.bucket import png
 from tests.tune.sweeps import TASK_PY
 from tuneyard.cluster.access.connection import connect
 from tuneyard.launch.jobs.jobs import list_jobs, read_log
@@ -233,3 +234,29 @@ def _children(pid: int) -> dict[int, str]:
             return found
         found |= new
         wanted |= set(new)
+
+
+def test_data_in_s3_are_brought_to_each_machine_once(cluster: Lab, project: Path) -> None:
+    images = cluster.store("animals")
+    for number in range(32):
+        images.put(f"train/{'cat' if number % 2 else 'dog'}/{number}.png", png(number))
+    data = {"source": "s3://lab/animals", "s3": {"endpoint_url": cluster.server.endpoint_url}}
+    experiment = {**EXPERIMENT, "name": "animals", "data": {**EXPERIMENT["data"], **data}}
+    (project / "animals.yaml").write_text(yaml.safe_dump(experiment))
+
+    def brought() -> dict[str, int]:
+        """Of each machine's files when they were written."""
+        folders = {name: cluster.hosts[name].folder / "root/.cache/tuneyard/s3" for name in ("head", "w1")}
+        return {
+            f"{name}/{path.name}": path.stat().st_mtime_ns
+            for name, folder in folders.items()
+            for path in folder.glob("*/files/train/*/*.png")
+        }
+
+    status, said = cluster.run("submit", "animals.yaml", cwd=project)
+    assert status == 0, said
+    first = brought()
+    assert sorted(first) == sorted(f"{name}/{number}.png" for name in ("head", "w1") for number in range(32))
+    status, said = cluster.run("submit", "animals.yaml", "tune.trials=1", cwd=project)
+    assert status == 0, said
+    assert brought() == first
