@@ -13,6 +13,8 @@ from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Inventory, Node
 
 State = Literal["busy", "idle", "draining", "away"]
+HERE = ("busy", "idle", "draining")
+"""The states of nodes that take part."""
 TIMEOUT_S = 20.0
 
 
@@ -85,6 +87,11 @@ def read_nodes(told: Dashboard, states: Mapping[str, str], inventory: Inventory)
         for node in inventory.nodes
         if node.address not in running
     ]
+    others += [
+        ClusterNode(address, address, head=False, state=state)  # type: ignore[arg-type]  # as just asked
+        for address, state in states.items()
+        if state in HERE and address not in running and address not in planned
+    ]
     return sorted([*running.values(), *others], key=lambda node: (not node.head, node.name))
 
 
@@ -108,7 +115,7 @@ def _type(machine: Instance | None) -> str:
 
 def _unlisted(node: Node, state: str | None, *, head: bool) -> ClusterNode:
     """A node that the dashboard does not tell of: one that has just joined the head itself knows sooner."""
-    if state in ("busy", "idle", "draining"):
+    if state in HERE:
         return ClusterNode(node.name, node.address, head, state)  # type: ignore[arg-type]  # as just asked
     note = "not among Ray's nodes"
     if state == "left":

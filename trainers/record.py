@@ -58,7 +58,7 @@ def better_epoch(row: Mapping[str, float], best: BestEpoch | None, metric: Metri
     value = row.get(metric.name)
     if value is None or not metric.as_good(value, best.value if best else None):
         return best
-    return BestEpoch(value=value, epoch=int(row["epoch"]), step=int(row["step"]))
+    return BestEpoch(value=value, epoch=int(row.get("epoch", 0)), step=int(row.get("step", 0)))
 
 
 def best_epoch(rows: Iterable[Mapping[str, float]], metric: Metric) -> BestEpoch | None:

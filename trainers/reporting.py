@@ -135,6 +135,7 @@ class Reporter:
             update={
                 "status": status, "error": error, "test": test, "memory": memory, "ended": now(),
                 "train_s": self._spent_before_s + spent_s,
+                "undecided": status == "failed" and self.record.sweep_id is not None,
             }
         )  # fmt: skip
         self._writer.write(self.record, self.rows)

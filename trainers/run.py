@@ -149,9 +149,8 @@ class Run:
                 status, error = "failed", f"{type(fault).__name__}: {fault}"
                 raise
         finally:
-            if self._reporter and status == "failed":
-                update = {"out_of_memory": out_of_memory, "undecided": self.spec.sweep_id is not None}
-                self._reporter.record = self._reporter.record.model_copy(update=update)
+            if self._reporter and out_of_memory:
+                self._reporter.record = self._reporter.record.model_copy(update={"out_of_memory": True})
             self._end_record(status, error, test)
 
     def _end_record(self, status: RunStatus, error: str | None, test: dict[str, float] | None) -> None:

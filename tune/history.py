@@ -61,7 +61,9 @@ def read_trials(store: Store, prefix: str, experiment: Experiment, metric: Metri
             _refuse_losses(indexed[trial_id], runs, f"{store.uri}/{prefix}")
         else:
             trial = make_trial(trial_id, dict(of_trial[trial_id][0].record.overrides), experiment)
-        _fill(trial, of_trial.get(trial_id, []), experiment, metric)
+        entry = indexed.get(trial_id)
+        said = {run.run_id: run.state for run in entry.runs + entry.confirming} if entry else {}
+        _fill(trial, of_trial.get(trial_id, []), said, experiment, metric)
         trials.append(trial)
     return trials
 
@@ -104,8 +106,10 @@ def _refuse_losses(indexed: IndexedTrial, runs: Mapping[str, EarlierRun], place:
             )
 
 
-def _fill(trial: Trial, runs: Sequence[EarlierRun], experiment: Experiment, metric: Metric) -> None:
-    """What the records tell of the trial's runs."""
+def _fill(
+    trial: Trial, runs: Sequence[EarlierRun], said: Mapping[str, RunState], experiment: Experiment, metric: Metric
+) -> None:  # fmt: skip
+    """What the records tell of the trial's runs. `said`: the index, by run id, which lags behind by seconds."""
     known = {run.run_id: run for run in trial.runs + trial.confirming}
     for earlier in runs:
         record = earlier.record
@@ -119,8 +123,12 @@ def _fill(trial: Trial, runs: Sequence[EarlierRun], experiment: Experiment, metr
         for row in earlier.rows:
             run.add(row, metric)
         run.last_epoch = int(_look_up(record.experiment, ["train", "epochs"])[1] or run.last_epoch)
-        # Undecided: the driver was lost before it could judge the failure; what took it may have caused that too.
-        run.state = "waiting" if record.undecided else _STATES[record.status]
+        run.state = _STATES[record.status]
+        if record.undecided:
+            # The driver was lost before it could judge the failure, or before it could write so into the record. What
+            # took the driver may have caused the failure, too.
+            judged = said.get(record.run_id)
+            run.state = judged if judged in ("failed", "stopped") else "waiting"
 
 
 _STATES: dict[str, RunState] = {

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tuneyard.trainers.errors import FencedError, MissingKeyError, StoreError
 from tuneyard.trainers.record import Metric, Recorded
 from tuneyard.trainers.stores.store import Store
-from tuneyard.tune.trials import Trial
+from tuneyard.tune.trials import RunState, Trial
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class IndexedRun(Recorded):
     run_id: str
     part: dict[str, int]
     settings: dict[str, Any]
-    state: str
+    state: RunState
     epoch: int
     failures: int
 

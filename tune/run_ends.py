@@ -49,7 +49,7 @@ class RunEnds:
             record = read_run(self._store, self._prefix(run_id))
         except MissingKeyError:
             return
-        update = {"status": "interrupted", "error": words, "ended": now()}
+        update = {"status": "interrupted", "error": words, "ended": now(), "undecided": False}
         write_record(self._store, self._prefix(run_id), record.model_copy(update=update))
 
     def last_words(self, run_id: str, machine_s: float | None) -> str:
@@ -82,9 +82,13 @@ def settle(request: SweepRequest, store: Store, desk: Desk) -> None:
         except MissingKeyError:
             run.begun = False  # it was stopped before it came to anything
             return
+        if run.state == "waiting" and record.undecided:
+            return  # it tells why the run is to be tried again, and the next driver takes it up
         if run.state in ends and record.status != ends[run.state]:
             update = {"status": ends[run.state], "error": None, "undecided": False}
             write_record(store, prefix, record.model_copy(update=update))
+        elif run.state == "failed" and record.undecided:  # said once more, by a process that was cut off
+            write_record(store, prefix, record.model_copy(update={"undecided": False}))
 
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(settle_one, [run for run in runs if run.begun]))

@@ -73,7 +73,7 @@ def quote(fleet: Fleet, table: PriceTable) -> Quote:
         lines.append(_fixed("endpoints", fleet.endpoints, "one for each zone", fleet.endpoints * around.endpoint_hour))
     if fleet.addresses:
         lines.append(_fixed("public address", fleet.addresses, "", fleet.addresses * around.address_hour))
-    if fleet.region is not None:
+    if fleet.region is not None and around.bucket_gb_month:
         lines.append(_fixed("bucket", 1, f"and {around.bucket_gb_month:g} a month for each GB", 0.0))
     if fleet.region is not None and fleet.region not in table.source:
         notes.append(f"the prices are of {table.source}; in {fleet.region} they differ, often by 5 to 30 % more")

@@ -12,6 +12,8 @@ from typing import Any
 _DONE = {"create": "created", "update": "changed", "delete": "destroyed", "replace": "replaced", "read": "read"}
 _DOING = {"create": "creating", "update": "changing", "delete": "destroying", "replace": "replacing", "read": "reading"}
 _KEPT_WORDS = 10
+_BY_NAME = ("aws_autoscaling_group", "aws_placement_group")
+"""Things with fixed names, by which `terraform import` knows them, too; others have ids of their own there."""
 _EXISTS = re.compile(r"creating [^(]*\(([^)\s]+)\).*(?:already ?exists|duplicate)", re.IGNORECASE)
 _LOCKED = "Error acquiring the state lock"
 
@@ -54,7 +56,11 @@ class Events:
     def existing(self) -> list[tuple[str, str]]:
         """What was to be made and is there already: its address here, and its name there."""
         found = [(error.get("address"), _EXISTS.search(_sentence(error))) for error in self._errors]
-        return [(address, name[1]) for address, name in found if address and name]
+        return [
+            (address, name[1])
+            for address, name in found
+            if address and name and any(f".{kind}." in f".{address}" for kind in _BY_NAME)
+        ]
 
     def _take(self, event: dict[str, Any]) -> None:
         diagnostic = event.get("diagnostic")

@@ -62,6 +62,11 @@ def test_a_node_that_has_just_come_back_is_there_before_the_dashboard_knows() ->
     assert (found.state, found.cpus, found.note) == ("idle", None, "")
 
 
+def test_a_worker_of_a_group_is_known_by_its_address_until_the_dashboard_has_its_name() -> None:
+    found = read_nodes(Dashboard([], {}), {"10.0.0.7": "busy", "10.0.0.8": "lost"}, LAB)
+    assert [(node.name, node.state) for node in found if node.address.endswith(("7", "8"))] == [("10.0.0.7", "busy")]
+
+
 def test_what_the_listing_prints_is_what_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,8 @@ from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.record import BestEpoch, RunStatus, read_run, write_record
 from tuneyard.trainers.stores.store import Store
 from tuneyard.tune.history import read_earlier, read_trials
+from tuneyard.tune.index import NAME, Index, IndexedRun, IndexedTrial
+from tuneyard.tune.trials import RunState
 
 PREFIX = "fashion/s1/"
 
@@ -56,9 +58,26 @@ def test_cut_short_and_lost_trials_go_on(tmp_path: Path, status: RunStatus, ende
     assert taken_up(store) == (ended, state)
 
 
-def test_a_failure_that_no_driver_has_judged_is_tried_again(tmp_path: Path) -> None:
-    store = store_at(tmp_path)
+def write_undecided(store: Store) -> None:
+    """A run that says it has failed, and was not told what its sweep makes of that."""
     write_trial(store, "0001", 0.5, "failed")
     record = read_run(store, f"{PREFIX}0001/")
     write_record(store, f"{PREFIX}0001/", record.model_copy(update={"undecided": True}))
+
+
+def test_a_failure_that_no_driver_has_judged_is_tried_again(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    write_undecided(store)
     assert taken_up(store) == (False, "waiting")
+
+
+@pytest.mark.parametrize(("judged", "state"), [("running", "waiting"), ("failed", "failed"), ("stopped", "stopped")])
+def test_a_failure_that_the_driver_had_judged_before_it_was_lost_stays(
+    tmp_path: Path, judged: RunState, state: str
+) -> None:
+    store = store_at(tmp_path)
+    write_undecided(store)
+    run = IndexedRun(run_id="0001", part={}, settings={}, state=judged, epoch=1, failures=3)
+    trial = IndexedTrial(trial_id="0001", overrides={}, status=judged, value=0.5, runs=[run], confirming=[])
+    store.put(f"{PREFIX}{NAME}", Index(trials=[trial]).model_dump_json().encode())
+    assert taken_up(store)[1] == state

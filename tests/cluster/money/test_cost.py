@@ -21,7 +21,10 @@ TABLE = PriceTable.model_validate({
             "on_demand": 24.0, "spot": 8.0,
         },
     ],
-    "around": {"disk_gb_month": 0.073, "nat_hour": 0.05, "nat_gb": 0.045, "endpoint_hour": 0.01, "address_hour": 0.005},
+    "around": {
+        "disk_gb_month": 0.073, "nat_hour": 0.05, "nat_gb": 0.045, "endpoint_hour": 0.01, "address_hour": 0.005,
+        "bucket_gb_month": 0.02,
+    },
     "electricity": {"kwh": 0.2, "cooling": 1.5},
     "purchases": [
         {"name": "server", "gpus": 8, "gpu": "A100", "gpu_gib": 40, "price": 66000, "watts": 10000, "like": "box"},

@@ -26,7 +26,7 @@ BRING = """
 import sys
 from pathlib import Path
 from tuneyard.trainers.data.bringing import at_hand
-from tuneyard.trainers.config.experiment import DataConfig
+from tuneyard.trainers.config.data import DataConfig
 with at_hand(DataConfig.model_validate_json(sys.argv[1])) as local:
     print(len(list(Path(local.folder).rglob("*.png"))))
 """

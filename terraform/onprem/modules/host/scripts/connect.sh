@@ -1,4 +1,4 @@
-# Sourced by the other scripts: how to reach the host, as cluster/ssh.py does it. "-" stands for what is not given.
+# Sourced by the other scripts: how to reach the host, as cluster/access/ssh.py does it. "-" stands for what is not given.
 # shellcheck shell=bash
 umask 077
 common=(-o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=10
