@@ -52,10 +52,11 @@ def state(instance_id: str) -> str:
 
 @pytest.mark.slow
 def test_a_worker_that_ends_is_not_replaced() -> None:
-    gone, _ = group_of_two()
+    gone, stays = group_of_two()
     end_instance(gone, REGION, in_group=True)
     assert group()["DesiredCapacity"] == 1
-    assert [one["InstanceId"] for one in group()["Instances"] if one["LifecycleState"] == "InService"] != [gone]
+    assert [one["InstanceId"] for one in group()["Instances"] if one["LifecycleState"] == "InService"] == [stays]
+    assert state(gone) == "terminated"
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ def test_a_complete_run_is_not_resumed(battered: dict[str, Any]) -> None:
 
 
 def test_a_second_sigint_leaves_at_once(tmp_path: Path) -> None:
-    write_experiment(tmp_path, {"model.args": {"wait_s": 30.0}, "resources.cpus_per_worker": 1})
+    write_experiment(tmp_path, {"model.args": {"wait_s": 300.0}, "resources.cpus_per_worker": 1})
     # The check before training waits too; so the signals come while a step is under way.
     path = tmp_path / "task.py"
     path.write_text(

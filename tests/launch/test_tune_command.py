@@ -167,6 +167,7 @@ def test_a_sweep_that_is_killed_and_then_stopped_by_ctrl_c_goes_on_to_its_end(pl
 
     killed = Command(place, [path.name])
     killed.wait_until(lambda: any(epochs for _, epochs in trials_of(place).values()))
+    assert any("ray::" in line for line in processes_of(place)), "what is looked for at the end can be found"
     killed.process.send_signal(signal.SIGKILL)
     # Ray's own agents take a minute to miss the others; no trial may go on without its sweep.
     assert killed.end(but="Agent") == -signal.SIGKILL

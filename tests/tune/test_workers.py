@@ -93,6 +93,7 @@ def gone(pid: int) -> bool:
 
 
 @on_ray
+@pytest.mark.slow
 def test_two_nodes_train_what_two_processes_of_one_machine_train(pair: Pair) -> None:
     results = pair.train("0001")
     assert [(row["epoch"], row["finished"], row["done"]) for row in results] == [
@@ -201,6 +202,7 @@ def test_cleaning_up_ends_every_process_of_the_trial(pair: Pair) -> None:
 
 
 @on_ray
+@pytest.mark.slow
 def test_a_node_that_is_lost_ends_the_trial_soon(cluster: Any, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=1, resources={"doomed": 1})
     doomed = Pair(tmp_path)

@@ -94,6 +94,8 @@ def test_requests_carry_the_token_and_nothing_stays_open(lab: Lab) -> None:
 
 def test_a_proxy_of_the_environment_never_sees_the_token(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     with connect(lab.inventory) as connection:
         assert connection.get("/x")
 

@@ -37,7 +37,7 @@ def test_all_reach_all_and_their_clock_is_one() -> None:
         for link in reply.links.values():
             assert link.error is None
             assert abs(link.offset_s) <= link.bound_s + 1e-3
-            assert link.bound_s < 0.5
+            assert link.bound_s < 5.0
 
 
 def test_a_node_that_does_not_answer_is_named_by_the_others() -> None:

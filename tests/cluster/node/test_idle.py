@@ -70,7 +70,7 @@ def test_a_head_that_does_not_answer_is_told_and_nothing_left_behind(place: Node
 
 
 def test_its_newest_ray_counts_and_not_one_of_before(place: NodeFolder) -> None:
-    before, now, other = worker("lost", node_id="01"), worker("busy", node_id="02"), worker(idle_s=9e9, name="w2")
+    before, now, other = worker(idle_s=700.0, node_id="01"), worker("busy", node_id="02"), worker(idle_s=9e9, name="w2")
     assert not IdleWorker(CONFIG, place, 10.0).leaves(Head(before, now, other))
 
 

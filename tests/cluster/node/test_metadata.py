@@ -49,6 +49,8 @@ def test_a_token_that_has_expired_is_replaced(service: Service) -> None:
 
 def test_a_proxy_of_the_environment_is_not_asked(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     service.put("instance-id", "i-0abc")
     assert service.metadata.instance_id() == "i-0abc"
 

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def test_every_variable_of_our_modules_has_a_type_and_says_what_it_is(kind: str)
     text = (MODULES / kind / "variables.tf").read_text()
     assert len(found) == sum(line.startswith("variable ") for line in text.splitlines())
     assert [name for name, one in found.items() if not one.description] == []
+    assert len(re.findall(r"^  type +=", text, re.MULTILINE)) == len(found)
     assert {"name", "package", "constraints"} <= set(found)
 
 

@@ -129,6 +129,7 @@ def test_an_existing_network_stays_as_it_is_and_so_does_a_bucket_with_runs(aws: 
     aws.root.write({**COMMON, "network": network})
     aws.root.apply()
     assert _network(aws) == before
+    assert len(aws.running()) == 2
     assert {one["SubnetId"] for one in aws.running()} <= set(network["subnet_ids"])
     assert aws.root.changes() == {}
 
@@ -202,7 +203,9 @@ def _nothing_is_public(aws: Aws) -> None:
     for machine in aws.running():
         assert "PublicIpAddress" not in machine or machine["PublicIpAddress"] is None
     ours = [{"Name": "tag:tuneyard-cluster", "Values": ["*"]}]
-    for group in aws.client("ec2").describe_security_groups(Filters=ours)["SecurityGroups"]:
+    groups = aws.client("ec2").describe_security_groups(Filters=ours)["SecurityGroups"]
+    assert groups
+    for group in groups:
         for rule in group["IpPermissions"]:
             assert rule["IpRanges"] == []
             assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]

@@ -155,7 +155,7 @@ def test_ray_itself_wants_the_token(cluster: Cluster) -> None:
 
 def test_ray_itself_wants_a_certificate(cluster: Cluster) -> None:
     said = ask_gcs(cluster, TOKEN)
-    assert "RpcError" in said or "Error" in said, said
+    assert "RpcError" in said, said
     assert not said.startswith("[")
 
 
@@ -254,6 +254,5 @@ def test_destroy_leaves_nothing(cluster: Cluster) -> None:
     for name, host in cluster.hosts.by_name.items():
         assert left_of(cluster, name) == set()
         assert list((host.folder / "opt/tuneyard").iterdir()) == []
-        assert list((host.folder / "tmp/ray").iterdir()) == []
         assert not [path for path in (host.folder / "var/spool/cron").rglob("*") if path.is_file()]
     assert not (cluster.root.folder / "lab.token").exists()

@@ -51,6 +51,7 @@ def run(*words: str) -> Result:
 
 def test_a_cluster_in_aws_is_priced_made_paid_for_and_ended(cloud: Path) -> None:
     shown = run("up", str(cloud), "--dry-run").output
+    assert "aws_s3_bucket," in shown
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     # 1 m7i.xlarge; 2 machines, half of them on spot; the disks of head, data and workers; the way out.
     assert "head 1 m7i.xlarge 0.202 0.202 0.202" in lines
