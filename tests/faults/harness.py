@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -179,14 +178,6 @@ def _set_clock(ahead_s: float) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("tuneyard.") and getattr(module, "datetime", None) is datetime.datetime:
             module.datetime = Ahead  # type: ignore[attr-defined]
-
-
-def wait_until(true: Callable[[], object], within_s: float = DEADLINE_S) -> None:
-    """Look again and again; an AssertionError after `within_s`."""
-    deadline = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.005)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from tests.faults.harness import (
     resumed,
     spec_in_s3,
     train_with,
-    wait_until,
 )
+from tests.waiting import wait_until
 from tuneyard.trainers.record import read_run
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]

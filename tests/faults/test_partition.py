@@ -5,8 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ import pytest
 
 from tests.trainers.runs import make_project, same_bits, stored_rows, stored_weights, train_run
 from tests.tune.sweeps import EXPERIMENT, PREFIX, SWEEP_ID, Heard, environment, sweep
+from tests.waiting import wait_until
 from tuneyard.trainers.checkpoints.blobs import Blobs
 from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.spec import TrialSpec
@@ -89,13 +89,6 @@ class Partition:
             assert "raylet" in psutil.Process(self.node).name()
             os.kill(self.node, signal.SIGSTOP)
         return False
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
 
 
 def test_one_writers_checkpoints_count_during_a_partition_and_after_it(two_nodes: None, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from tests.trainers.runs import (
     stored_weights,
     train_run,
 )
+from tests.waiting import wait_until
 from tuneyard.cluster.seaweedfs import SeaweedServer
 from tuneyard.launch.request import open_experiment_store
 from tuneyard.launch.train_command import train_command
@@ -66,18 +66,11 @@ def call(folder: Path, *words: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def stop_after_a_save(folder: Path, number: signal.Signals, *words: str) -> tuple[int, str]:
     """Start the command, send it a signal once it has saved something more; its status and what it said on stderr."""
     before = {path.name for path in folder.glob("runs/quadrants/*/checkpoints/*")}
     process = start(folder, *words)
-    wait_for(lambda: bool({path.parent.name for path in folder.glob("runs/*/*/checkpoints/*/manifest-*")} - before))
+    wait_until(lambda: bool({path.parent.name for path in folder.glob("runs/*/*/checkpoints/*/manifest-*")} - before))
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, err
@@ -158,7 +151,7 @@ def test_a_second_sigint_leaves_at_once(tmp_path: Path) -> None:
         path.read_text().replace("time.sleep(self.wait_s)", "time.sleep(self.wait_s * images.any().item())")
     )
     process = start(tmp_path, "train", "experiment.yaml")
-    wait_for(lambda: any(tmp_path.glob("runs/quadrants/*/run.json")))
+    wait_until(lambda: any(tmp_path.glob("runs/quadrants/*/run.json")))
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None

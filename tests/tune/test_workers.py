@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ import pytest
 
 from tests.trainers.runs import same_bits, stored_record, stored_rows, stored_weights
 from tests.tune.trials import Kept, config_of, make_spec, own_locks
+from tests.waiting import wait_until
 from tuneyard.trainers.parallel.processes import train_in_processes
 from tuneyard.tune.heartbeat import EndStill
 from tuneyard.tune.worker import Failure, Trained
@@ -78,13 +79,6 @@ def pair(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pai
     made = Pair(tmp_path_factory.mktemp("pair"))
     yield made
     made.drop()
-
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def gone(pid: int) -> bool:

@@ -1,12 +1,12 @@
 """What Ray's head is asked and told, on a real one."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.waiting import wait_until
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.gcs import BusyError, Gcs, RayNode, own_node
@@ -35,13 +35,6 @@ def gcs(cluster: Any) -> Iterator[Gcs]:
     made.close()
 
 
-def wait_for(found: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def named(gcs: Gcs, name: str) -> list[RayNode]:
     return [node for node in gcs.nodes() if node.name == name]
 
@@ -59,24 +52,24 @@ def test_a_node_is_seen_idle_busy_and_gone_after_it_was_drained(cluster: Any, gc
     [w1] = named(gcs, "w1")
     assert (w1.head, w1.alive) == (False, True)
     assert [node.head for node in gcs.nodes()].count(True) == 1
-    wait_for(lambda: named(gcs, "w1")[0].idle_s > 0.5)
+    wait_until(lambda: named(gcs, "w1")[0].idle_s > 0.5)
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(w1.node_id, soft=False)
     actor: Any = ray.remote(Work).options(num_cpus=1, scheduling_strategy=strategy).remote()
     ray.get(actor.here.remote())
-    wait_for(lambda: named(gcs, "w1")[0].state == "busy")
+    wait_until(lambda: named(gcs, "w1")[0].state == "busy")
     with pytest.raises(BusyError, match=r"The node was not drained: .*no longer idle"):
         gcs.drain(w1.node_id, "idle", "a test")
     gcs.drain(w1.node_id, "preemption", "a test", within_s=60.0)
-    wait_for(lambda: named(gcs, "w1")[0].state == "draining")
+    wait_until(lambda: named(gcs, "w1")[0].state == "draining")
     ray.kill(actor)
-    wait_for(lambda: named(gcs, "w1")[0].state == "left")
+    wait_until(lambda: named(gcs, "w1")[0].state == "left")
 
 
 @pytest.mark.slow
 def test_a_node_that_died_is_lost(cluster: Any, gcs: Gcs) -> None:
     node = cluster.add_node(num_cpus=1, node_name="w2")
     cluster.remove_node(node, allow_graceful=False)
-    wait_for(lambda: named(gcs, "w2")[0].state == "lost", timeout_s=60.0)
+    wait_until(lambda: named(gcs, "w2")[0].state == "lost", within_s=60.0)
 
 
 @pytest.mark.slow
@@ -87,7 +80,7 @@ def test_the_newest_ray_of_a_machine_is_its_node(cluster: Any, gcs: Gcs) -> None
     assert own_node(gcs.nodes(), config) is None
     first = cluster.add_node(num_cpus=1, node_name="w3")
     second = cluster.add_node(num_cpus=1, node_name="w3")
-    wait_for(lambda: len(named(gcs, "w3")) == 2)
+    wait_until(lambda: len(named(gcs, "w3")) == 2)
     newest = own_node(gcs.nodes(), config)
     assert newest is not None
     assert newest.node_id == second.node_id

@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from tests.cluster.hosts import Host, Hosts, hosts
 from tests.cluster.node import imds
 from tests.cluster.node_files import write_config
 from tests.tune.sweeps import PREFIX
+from tests.waiting import wait_until
 from tuneyard.cluster.node.config import NodeConfig
 
 pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -71,7 +72,7 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
                 _start(stack, host, [sys.executable, str(Path(imds.__file__)), str(folder), imds.ADDRESS, "80"])
             _start(stack, host, [sys.executable, "-m", "tuneyard.cluster.node", "serve", "--folder", FOLDER])
         machines = Machines(made, tmp_path)
-        wait_for(lambda: {machines.state(name) for name in ("head", *WORKERS)} == {"up"}, 300.0)
+        wait_until(lambda: {machines.state(name) for name in ("head", *WORKERS)} == {"up"}, 300.0)
         yield machines
 
 
@@ -93,13 +94,6 @@ def _start(stack: ExitStack, host: Host, command: list[str]) -> None:
         process = subprocess.Popen(host.inside(command), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     stack.callback(process.wait)
     stack.callback(host.kill)
-
-
-def wait_for(found: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def told(path: Path) -> list[dict[str, Any]]:
@@ -145,7 +139,7 @@ def test_a_spot_notice_moves_a_trial_with_all_it_has_trained(machines: Machines,
             head.inside(command), cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log
         )
     try:
-        wait_for(lambda: any(one["event"] == "row" for one in told(out)), 300.0)
+        wait_until(lambda: any(one["event"] == "row" for one in told(out)), 300.0)
         [taken] = machines.training()
         noticed = time.time()
         machines.notice(taken, 120.0)
@@ -171,6 +165,6 @@ def test_a_spot_notice_moves_a_trial_with_all_it_has_trained(machines: Machines,
     print(", ".join(f"{what} {took:.1f} s" for what, took in seconds.items()))  # noqa: T201  (the figures of this test)
     assert 0.0 < seconds["checkpoint durable"] < 60.0
     # Ray there has ended, and is not started again.
-    wait_for(lambda: machines.state(taken) == "drained", 60.0)
+    wait_until(lambda: machines.state(taken) == "drained", 60.0)
     assert not any("raylet" in line for line in machines.hosts[taken].processes().values())
     assert "EC2 takes this spot instance at" in machines.log(taken)

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.folder import NodeFolder
 from tuneyard.cluster.node.processes import descendants
@@ -58,18 +57,18 @@ def test_an_address_is_found_by_the_route_to_the_head() -> None:
 
 def test_up_is_when_ray_says_so_and_nothing_is_left_at_the_end() -> None:
     ray = RayProcess(RAY, os.environ, 7001)
-    wait_for(lambda: ray.up)
+    wait_until(lambda: ray.up)
     assert not ray.alive, "up, and without a raylet"
     below = descendants(ray.pid)
     assert below
     ray.end()
-    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in below))
+    wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in below))
     assert ray.last_words == "one\nRay runtime started."
 
 
 def test_what_fails_is_not_up_and_has_last_words() -> None:
     ray = RayProcess(["sh", "-c", "echo no token >&2; exit 1"], os.environ, 7001)
-    wait_for(lambda: not ray.alive)
+    wait_until(lambda: not ray.alive)
     ray.end()
     assert not ray.up
     assert ray.last_words == "no token"
@@ -91,13 +90,6 @@ time.sleep(60)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     try:
-        wait_for(lambda: not Path(f"/proc/{pid}/exe").exists())
+        wait_until(lambda: not Path(f"/proc/{pid}/exe").exists())
     finally:
         os.killpg(pid, signal.SIGKILL)  # the shell's own child, which no kernel ends
-
-
-def wait_for(ready: Callable[[], bool], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not ready():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.provision.small_module import write_module
+from tests.waiting import wait_until
 from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.provision import terraform
 from tuneyard.cluster.provision.terraform import Terraform, TerraformError, TerraformInterruptedError, find_terraform
@@ -40,19 +41,12 @@ class Made:
         self.terraform.apply(self.plan)
 
 
-def wait_for(ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @contextmanager
 def pressing_ctrl_c(times: int, ready: Callable[[], bool]) -> Iterator[None]:
     """As soon as it is time, press it so often, a tenth of a second apart."""
 
     def press() -> None:
-        wait_for(ready)
+        wait_until(ready)
         for _ in range(times):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
@@ -149,7 +143,7 @@ def test_a_killed_apply_is_explained_and_the_next_goes_on(tmp_path: Path) -> Non
     made.terraform.plan(made.plan, variables=made.values)
 
     def kill() -> None:
-        wait_for(lambda: any("joined" in line for line in made.said))
+        wait_until(lambda: any("joined" in line for line in made.said))
         info = json.loads((made.root / terraform.LOCK_INFO).read_text())
         assert info["Operation"] == "OperationTypeApply"
         children = Path(f"/proc/{os.getpid()}/task/{threading.main_thread().native_id}/children").read_text().split()
@@ -178,13 +172,13 @@ def test_a_lock_says_who_holds_it_and_an_apply_outlives_the_one_who_started_it(t
         "root, log, plan = map(Path, sys.argv[1:]); Terraform(root, log=log).apply(plan)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, made.root, tmp_path / "other.log", made.plan])
-    wait_for((made.root / terraform.LOCK_INFO).exists)
+    wait_until((made.root / terraform.LOCK_INFO).exists)
     with pytest.raises(TerraformError, match=r"(?s)locked: .*@.* runs apply on it since .*Wait for its end"):
         made.terraform.plan(made.plan.with_name("second"), variables=made.values)
     other.kill()
     other.wait()
-    wait_for(lambda: (made.root / "done").exists())
-    wait_for(lambda: not made.terraform.was_cut_off())
+    wait_until(lambda: (made.root / "done").exists())
+    wait_until(lambda: not made.terraform.was_cut_off())
     assert len(made.terraform.resources()) == 2
 
 

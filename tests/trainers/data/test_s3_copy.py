@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.data.bucket import Bucket, png
+from tests.waiting import wait_until
 from tuneyard.trainers.data import bringing, s3_fetch, s3_listing
 from tuneyard.trainers.data.bringing import at_hand
 from tuneyard.trainers.data.s3_address import S3Address, parse_address
@@ -43,13 +44,6 @@ def noise(count: int, side: int = 200) -> dict[str, bytes]:
     return {f"{'ab'[number % 2]}/{number:02}.png": png(number, side) for number in range(count)}
 
 
-def until(ready: Callable[[], bool], within_s: float = 30.0) -> None:
-    end = time.monotonic() + within_s
-    while not ready():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_two_processes_at_once_bring_each_object_once(bucket: Bucket) -> None:
     bucket.put(noise(12))
     bucket.proxy.latency_s = 0.05
@@ -64,9 +58,9 @@ def test_who_waits_is_told_why_and_asks_nobody(bucket: Bucket, caplog: pytest.Lo
     bucket.proxy.fail("hang", method="GET", key="png", times=1)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(bucket.load)
-        until(lambda: bool(bucket.proxy.seen("GET", "png")))
+        wait_until(lambda: bool(bucket.proxy.seen("GET", "png")))
         second = pool.submit(bucket.load)
-        until(lambda: "waiting for another process that brings" in caplog.text)
+        wait_until(lambda: "waiting for another process that brings" in caplog.text)
         bucket.proxy.heal()
         assert len(first.result().pool) == len(second.result().pool) == 4
     (told,) = [one.getMessage() for one in caplog.records if one.getMessage().startswith("waiting")]
@@ -79,7 +73,7 @@ def test_after_a_kill_what_is_here_is_not_brought_again(bucket: Bucket) -> None:
     bucket.put(noise(10))
     bucket.proxy.bytes_per_s = 200_000
     with started(bucket) as process:
-        until(lambda: len(bucket.copied()) >= 4)
+        wait_until(lambda: len(bucket.copied()) >= 4)
         os.kill(process.pid, signal.SIGKILL)
     bucket.proxy.bytes_per_s = None
     before = bucket.copied()
@@ -206,7 +200,7 @@ def test_nothing_changes_under_who_reads(bucket: Bucket, caplog: pytest.LogCaptu
             bucket.put({"a/2.png": png(3)})
             bucket.remove("a/1.png")
             update = pool.submit(bucket.load)
-            until(lambda: "waiting for processes that read" in caplog.text)
+            wait_until(lambda: "waiting for processes that read" in caplog.text)
             assert bucket.copied() == ["a/1.png", "b/1.png"]
         assert update.result().pool.images[:, 0, 0, 0].tolist() == [3, 2]
     assert bucket.copied() == ["a/2.png", "b/1.png"]

@@ -5,8 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,6 +12,7 @@ import pytest
 import torch
 
 from tests.trainers.runs import make_spec, stored_record, stored_rows, stored_weights, train_run
+from tests.waiting import wait_until
 from tuneyard.trainers.claims import Claims
 from tuneyard.trainers.errors import InterruptedRunError
 from tuneyard.trainers.parallel import processes
@@ -28,13 +27,6 @@ WRONG = {"train.strategy": "zero2", "train.deepspeed.config": "nowhere.json", "r
 PATIENCE_S = 90.0
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def has_saved(spec: TrialSpec, folder: Path) -> bool:
     return any((folder / "runs" / spec.prefix / "checkpoints").glob("*/manifest-*.json"))
 
@@ -46,7 +38,7 @@ def stopped_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial
     spec = make_spec(folder, SLOW)
 
     def stop() -> None:
-        wait_for(lambda: has_saved(spec, folder))
+        wait_until(lambda: has_saved(spec, folder))
         os.kill(os.getpid(), signal.SIGTERM)
 
     stopper = threading.Thread(target=stop)
@@ -129,7 +121,7 @@ def test_neither_worker_nor_spare_outlives_a_starter_that_was_killed(tmp_path: P
     )
     starter = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "spec.json")])
     # The spare is killed in its imports, before it can have asked to die with its parent.
-    wait_for(lambda: len(psutil.Process(starter.pid).children()) == 3)
+    wait_until(lambda: len(psutil.Process(starter.pid).children()) == 3)
     workers = psutil.Process(starter.pid).children()
     starter.kill()
     starter.wait()

@@ -6,9 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.waiting import wait_until
 from tuneyard.trainers.config.data import DataConfig
 from tuneyard.trainers.config.experiment import Experiment
 from tuneyard.trainers.config.keeping import CometConfig, TrackingConfig
@@ -48,14 +47,6 @@ def comet(mode: Any) -> TrackingConfig:
 def untracked() -> TrackingConfig:
     """A process with nothing to import: its only tracker is one that is not installed."""
     return TrackingConfig(comet=CometConfig(mode="off"), also=["mlflow"])
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return value
 
 
 @dataclass(frozen=True)
@@ -128,7 +119,7 @@ def attempts(tmp_path_factory: pytest.TempPathFactory) -> TwoAttempts:
         tracker.log_images("mistakes", pixels, ["shirt → coat", "b", "c"], step=10, epoch=1)
         tracker.log_confusion(CONFUSION, ["shirt", "coat"], step=10, epoch=1)
         tracker.finish("interrupted")
-        first = wait_for(lambda: (run := tracker.run()) and run.comet_mode == "offline" and run)
+        first = wait_until(lambda: (run := tracker.run()) and run.comet_mode == "offline" and run)
         tracker.begin(spec, first)
         tracker.log_metrics({"train/loss": 0.4}, step=20, epoch=2)
         tracker.finish("completed")
@@ -225,7 +216,7 @@ def test_a_run_that_just_ends_leaves_its_archive(tmp_path: Path, end: str) -> No
         check=False,
         stderr=subprocess.DEVNULL,
     )
-    (path,) = wait_for(lambda: finished_archives(tmp_path))
+    (path,) = wait_until(lambda: finished_archives(tmp_path))
     archive = Archive.read(path)
     assert archive.metrics("train/loss") == [(0.5, 10, 1)]
     assert {"key": "status", "value": "unfinished"}.items() <= archive.payloads("log_other")[-1].items()
@@ -251,14 +242,14 @@ def test_an_unreachable_comet_is_said_once_and_replaced_by_archives(
 def test_a_dead_tracking_process_is_said_once_and_the_next_run_gets_a_new_one(tmp_path: Path) -> None:
     tracker = Tracker()
     tracker.begin(make_spec(tmp_path, untracked()), None)
-    first = wait_for(tracker.process_id)
+    first = wait_until(tracker.process_id)
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: any("process died" in problem for problem in tracker.problems()))
+    wait_until(lambda: any("process died" in problem for problem in tracker.problems()))
     tracker.log_metrics({"train/loss": 0.5}, step=10, epoch=1)
     tracker.finish("completed")
     assert tracker.problems() == []
     tracker.begin(make_spec(tmp_path, untracked(), "r2"), None)
-    assert wait_for(tracker.process_id) != first
+    assert wait_until(tracker.process_id) != first
     assert not any("process died" in problem for problem in tracker.close(PATIENCE_S))
 
 
@@ -266,7 +257,7 @@ def test_a_stuck_tracking_process_holds_up_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(tracking, "_BACKLOG_BYTES", 1000)
     tracker = Tracker()
     tracker.begin(make_spec(tmp_path, untracked()), None)
-    process = wait_for(tracker.process_id)
+    process = wait_until(tracker.process_id)
     os.kill(process, signal.SIGSTOP)
     for step in range(5000):  # more than a pipe holds
         tracker.log_metrics({"train/loss": 0.5}, step=step, epoch=1)
@@ -283,7 +274,7 @@ def test_a_stuck_tracking_process_holds_up_nothing(tmp_path: Path, monkeypatch: 
 def test_ctrl_c_does_not_reach_the_tracking_process(tmp_path: Path) -> None:
     tracker = Tracker()
     tracker.begin(make_spec(tmp_path, untracked()), None)
-    process = wait_for(tracker.process_id)
+    process = wait_until(tracker.process_id)
     assert os.getpgid(process) != os.getpgid(0)
     os.kill(process, signal.SIGINT)
     assert not any("process died" in problem for problem in tracker.close(PATIENCE_S))
