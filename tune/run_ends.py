@@ -72,7 +72,9 @@ def settle(request: SweepRequest, store: Store, desk: Desk) -> None:
     A run cannot know that its pause was for good, nor that the budget, and not the scheduler, stopped it; and one whose
     process was lost has not said anything.
     """
-    ends = {"paused": "paused" if request.should_stop() else "stopped", "waiting": "interrupted", "stopped": "stopped"}
+    paused = "paused" if request.should_stop() else "stopped"
+    # Running: its processes were still starting as the sweep was stopped, and its record is of before.
+    ends = {"paused": paused, "waiting": "interrupted", "running": "interrupted", "stopped": "stopped"}
     runs = [run for trial in desk.trials.values() for run in trial.runs + trial.confirming]
 
     def settle_one(run: TrialRun) -> None:
