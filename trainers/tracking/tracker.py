@@ -1,7 +1,7 @@
 """Tells Comet and the other trackers what a run does, without making the run wait.
 
-`Tracker` puts messages into a queue; a thread (`tracking_link.py`) writes them to a detached process
-(`tracking_process.py`), which does the rest. A slow, failing or dead tracker never stops or slows training: `problems`
+`Tracker` puts messages into a queue; a thread (`link.py`) writes them to a detached process
+(`process.py`), which does the rest. A slow, failing or dead tracker never stops or slows training: `problems`
 says what went wrong.
 """
 
