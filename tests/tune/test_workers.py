@@ -87,7 +87,6 @@ def gone(pid: int) -> bool:
 
 
 @on_ray
-@pytest.mark.slow
 def test_two_nodes_train_what_two_processes_of_one_machine_train(pair: Pair) -> None:
     results = pair.train("0001")
     assert [(row["epoch"], row["finished"], row["done"]) for row in results] == [
