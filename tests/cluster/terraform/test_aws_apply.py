@@ -16,6 +16,7 @@ import pytest
 
 from tests.cluster.terraform.aws_root import CONSTRAINTS, WHEEL, AwsRoot
 from tests.cluster.terraform.moto_server import REGION, moto_server
+from tests.waiting import wait_until
 from tuneyard.cluster.inventory import parse_inventory
 from tuneyard.cluster.provision.leftovers import aws_leftovers
 from tuneyard.cluster.provision.terraform_events import Events
@@ -161,7 +162,7 @@ def test_a_group_that_was_in_the_making_when_its_apply_was_killed_is_taken_up(aw
     # AWS has made it, and Terraform does not know yet.
     groups = aws.client("autoscaling").describe_auto_scaling_groups
     _kill_apply(aws.root, lambda said: bool(groups()["AutoScalingGroups"]))
-    assert aws.running()
+    wait_until(aws.running)
     [left] = [arn for arn in aws_leftovers("tuneyard", REGION, None).arns if ":autoScalingGroup:" in arn]
     assert left.endswith("/tuneyard-tuneyard-gpu")
 
@@ -202,7 +203,7 @@ def _token_is_nowhere_but_in_its_parameter(aws: Aws) -> None:
 def _nothing_is_public(aws: Aws) -> None:
     for machine in aws.running():
         assert "PublicIpAddress" not in machine or machine["PublicIpAddress"] is None
-    ours = [{"Name": "tag:tuneyard-cluster", "Values": ["*"]}]
+    ours = [{"Name": "tag:tuneyard-cluster", "Values": ["tuneyard"]}]
     groups = aws.client("ec2").describe_security_groups(Filters=ours)["SecurityGroups"]
     assert groups
     for group in groups:
