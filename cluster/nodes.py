@@ -13,8 +13,8 @@ from tuneyard.cluster.errors import ClusterError
 from tuneyard.cluster.inventory import Inventory, Node
 
 State = Literal["busy", "idle", "draining", "away"]
-HERE = ("busy", "idle", "draining")
-"""The states of nodes that take part."""
+HERE: Mapping[str, State] = {"busy": "busy", "idle": "idle", "draining": "draining"}
+"""What the head calls nodes that take part."""
 TIMEOUT_S = 20.0
 
 
@@ -88,7 +88,7 @@ def read_nodes(told: Dashboard, states: Mapping[str, str], inventory: Inventory)
         if node.address not in running
     ]
     others += [
-        ClusterNode(address, address, head=False, state=state)  # type: ignore[arg-type]  # as just asked
+        ClusterNode(address, address, head=False, state=HERE[state])
         for address, state in states.items()
         if state in HERE and address not in running and address not in planned
     ]
@@ -115,8 +115,8 @@ def _type(machine: Instance | None) -> str:
 
 def _unlisted(node: Node, state: str | None, *, head: bool) -> ClusterNode:
     """A node that the dashboard does not tell of: one that has just joined the head itself knows sooner."""
-    if state in HERE:
-        return ClusterNode(node.name, node.address, head, state)  # type: ignore[arg-type]  # as just asked
+    if state is not None and state in HERE:
+        return ClusterNode(node.name, node.address, head, HERE[state])
     note = "not among Ray's nodes"
     if state == "left":
         note = f"drained; tuneyard drain {node.name} --undo brings it back"
