@@ -66,6 +66,7 @@ class Saver:
 
         Raises `CheckpointError` where it cannot be copied or is larger than allowed, `FencedError` once and for all.
         """
+        self.settle()  # what is steady now is so until the next `settle` alone
         packed = pack_state(state)
         score = self._score(metric)
         with self._changed:

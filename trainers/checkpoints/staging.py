@@ -71,8 +71,7 @@ class StagedPart:
         self._finish_copies()  # an older wish in this memory may still be on its way
         here = [(self._views[name], tensor) for name, tensor in packed.tensors.items() if not tensor.is_cuda]
         later = [pair for pair in here if pair[1].data_ptr() in steady]
-        if later:
-            self._later = copy_later(later)
+        self._later = copy_later(later) if later else None
         copy_all(pair for pair in here if pair[1].data_ptr() not in steady)
         for device in {tensor.device for tensor in packed.tensors.values() if tensor.is_cuda}:
             self._queue(packed, device)
@@ -87,7 +86,7 @@ class StagedPart:
 
     def settle(self) -> None:
         """Return when what was to be copied from main memory is copied."""
-        later, self._later = self._later, None
+        later = self._later  # left in its place: the thread that commits waits for it, too
         if later is not None:
             later.result()
 
@@ -103,9 +102,7 @@ class StagedPart:
         self._copied.append(copying.record_event())
 
     def _finish_copies(self) -> None:
-        later = self._later
-        if later is not None:
-            later.result()
+        self.settle()
         for event in self._copied:
             event.synchronize()
         self._copied = []
