@@ -1,25 +1,25 @@
 """Large pieces of memory for the bytes of a part: exactly as large as asked for, and given back at once when let go."""
 
-import contextlib
 import mmap
 import weakref
 
 import torch
 
-_HUGE_BYTES = 4 * 2**20
 
-
-def new_region(size: int, *, pinned: bool = False) -> torch.Tensor:
+def new_region(size: int, *, pinned: bool = False, forks: bool = True) -> torch.Tensor:
     """`size` zero bytes (uint8). `pinned`: a GPU can copy into them by itself.
+
+    `forks`: processes that this one forks have them, too, and what is written here from then on takes new memory.
 
     Torch's own pinned memory would do, but it comes in powers of two: up to twice of what a state needs.
     """
     if size == 0:
         return torch.empty(0, dtype=torch.uint8)
-    pages = mmap.mmap(-1, size)
-    if size >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE)  # the first write then costs a fault in 2 MiB, and not in 4 KiB
+    # Private, since a fault of shared memory costs half as much again; and not in huge pages: where a machine is a virtual
+    # one whose host takes free memory back, as ours are, a huge page that is new costs five times as much as small ones.
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if not forks and hasattr(mmap, "MADV_DONTFORK"):
+        pages.madvise(mmap.MADV_DONTFORK)
     region = torch.frombuffer(pages, dtype=torch.uint8)
     if pinned:
         _pin(region)

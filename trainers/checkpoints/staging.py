@@ -53,7 +53,7 @@ class StagedPart:
         self._specs = packed.specs
         self._pinned = packed.on_gpu
         self.layout: Layout = lay_out(packed.specs)
-        self._region = new_region(self.layout.size_bytes, pinned=self._pinned)
+        self._region = new_region(self.layout.size_bytes, pinned=self._pinned, forks=False)
         self._views = {place.spec.name: place.view(self._region) for place in self.layout.places}
         self._copied: list[torch.cuda.Event] = []
         self._later: Future[None] | None = None

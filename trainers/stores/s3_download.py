@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
-_PIECE_BYTES = 2**18
+_PIECE_BYTES = 2**20
 
 
 class Download:

@@ -1,5 +1,7 @@
+import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,3 +42,21 @@ def test_a_copy_that_failed_is_an_error_in_the_training_and_where_its_bytes_are_
         staging.settle()
     with pytest.raises(MemoryError):
         staging.parts["model"].pieces()
+
+
+def test_the_memory_of_copies_is_not_held_twice_by_processes_that_are_forked() -> None:
+    staging = staged(torch.ones(2**10))
+    place = staging.parts["model"].layout.places[0]
+    address = staging.parts["model"]._views[place.spec.name].data_ptr()
+    assert "dc" in flags_of_mapping(address)  # "do not copy area on fork", proc(5)
+
+
+def flags_of_mapping(address: int) -> list[str]:
+    """The kernel's flags of the piece of this process's memory that `address` lies in."""
+    within = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            within = int(bounds[1], 16) <= address < int(bounds[2], 16)
+        elif within and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError("no mapping holds it")
