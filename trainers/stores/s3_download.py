@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
-_PIECE_BYTES = 2**20
+_FIRST_PIECE_BYTES = 2**18
+_LARGEST_PIECE_BYTES = 2**22
+"""Pieces double: large ones cost least, but of a piece that breaks off nothing is kept."""
 
 
 class Download:
@@ -72,12 +74,14 @@ class Download:
         return rest
 
     def _fill(self, rest: memoryview, body: Any) -> None:
+        piece_bytes = _FIRST_PIECE_BYTES
         while rest:
-            count = body.readinto(rest[:_PIECE_BYTES])
+            count = body.readinto(rest[:piece_bytes])
             if not count:
                 raise faults.IncompleteReadError(actual_bytes=self._reached, expected_bytes=self._reached + len(rest))
             self._reached += count
             rest = rest[count:]
+            piece_bytes = min(2 * piece_bytes, _LARGEST_PIECE_BYTES)
 
     def _ends_early(self) -> StoreError:
         return too_short(self._address, self._start, memoryview(b"") if self._out is None else self._out)
