@@ -15,7 +15,7 @@ def new_region(size: int, *, pinned: bool = False, forks: bool = True) -> torch.
     """
     if size == 0:
         return torch.empty(0, dtype=torch.uint8)
-    # Private, since a fault of shared memory costs half as much again; and not in huge pages: on a virtual machine whose
+    # Private, since a fault of shared memory costs half as much again; and not huge pages: on a virtual machine whose
     # host takes free memory back, as ours, a new huge page costs five times as much as small ones.
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if not forks and hasattr(mmap, "MADV_DONTFORK"):
