@@ -42,9 +42,9 @@ def experiment(trials: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def alone(loop: str, folder: Path) -> dict[str, Any]:
-    """Seconds of one training step by width, on one core with nothing beside it."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+def alone(loop: str, core: int, folder: Path) -> dict[str, Any]:
+    """Seconds of one training step by width, on one core, the `core`-th of those that this process may use."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
     measure = _ours_alone if loop == "ours" else _plain_alone
     return {"seconds_per_step": {str(width): measure(width, folder) for width in WIDTHS}}
 
@@ -286,11 +286,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", choices=["alone", "ours", "optuna", "function"])
     parser.add_argument("--loop", choices=["ours", "plain"], default="ours", help="of `alone`")
+    parser.add_argument("--core", type=int, default=0, help="of `alone`")
     parser.add_argument("--trials", type=int, default=9)
     parser.add_argument("--folder", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.side == "alone":
-        print(json.dumps(alone(arguments.loop, arguments.folder)), flush=True)
+        print(json.dumps(alone(arguments.loop, arguments.core, arguments.folder)), flush=True)
         return
     sides = {"ours": our_sweep, "optuna": optuna_loop, "function": function_sweep}
     swept = sides[arguments.side](arguments.trials, arguments.folder)

@@ -5,6 +5,9 @@ needs alone is measured before and after, for every width of the net, by the sam
 it. The wall clock counts everything: imports, Ray's start and end, data, validation, checkpoints, records, and cores
 that stand idle at the end. All sides search the same space on the same images with one core a trial, two at a time (the
 Optuna loop: one trial at a time with two threads), until as many trials have been tried.
+
+Beside them: what steps reach where every core does steps and nothing else. Cores share caches and memory, and no sweep
+can go beyond that.
 """
 
 import argparse
@@ -12,15 +15,17 @@ import json
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from measuring import Series, Target, in_turns, ratios, report, require
 
 SIDES = Path(__file__).parent / "efficiency_sides.py"
 CORES = 2
-OURS, OPTUNA, FUNCTION = "tuneyard", "optuna, one process", "function API"
-NAMES = {OURS: "ours", OPTUNA: "optuna", FUNCTION: "function"}
+OURS, OPTUNA, FUNCTION, BARE = "tuneyard", "optuna, one process", "function API", "bare steps on every core"
+NAMES = {OURS: "ours", OPTUNA: "optuna", FUNCTION: "function", BARE: "alone"}
 
 
 def call(*words: str) -> dict[str, Any]:
@@ -49,6 +54,15 @@ def efficiency(side: str, trials: int) -> float:
     return float(share)
 
 
+def bare_steps() -> float:
+    """Seconds of a step alone / seconds of a step with the same going on on every other core; mean of the widths."""
+    before = call("alone")["seconds_per_step"]
+    with ThreadPoolExecutor(CORES) as pool:
+        together = list(pool.map(lambda core: call("alone", "--core", str(core))["seconds_per_step"], range(CORES)))
+    after = call("alone")["seconds_per_step"]
+    return mean((before[width] + after[width]) / 2 / mean(one[width] for one in together) for width in before)
+
+
 def main() -> int:
     """Measure and report; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,7 +73,10 @@ def main() -> int:
     arguments = parser.parse_args()
     require("ray", "optuna", "torch")
     trials = 9 if arguments.quick else arguments.trials
-    sides = {side: lambda _, side=side: efficiency(side, trials) for side in arguments.sides}
+    sides = {
+        side: lambda _, side=side: bare_steps() if side == BARE else efficiency(side, trials)
+        for side in arguments.sides
+    }
     figures = in_turns(sides, arguments.rounds, "of 1")
     against: dict[str, Series] = {
         f"{OURS} / {peer}": ratios(figures[OURS], figures[peer])
