@@ -60,7 +60,8 @@ def bare_steps() -> float:
     with ThreadPoolExecutor(CORES) as pool:
         together = list(pool.map(lambda core: call("alone", "--core", str(core))["seconds_per_step"], range(CORES)))
     after = call("alone")["seconds_per_step"]
-    return mean((before[width] + after[width]) / 2 / mean(one[width] for one in together) for width in before)
+    shares = [(before[width] + after[width]) / 2 / mean(one[width] for one in together) for width in before]
+    return float(mean(shares))
 
 
 def main() -> int:
