@@ -265,7 +265,6 @@ def test_a_sweep_survives_a_cut_link_and_a_killed_node(fleet: Fleet) -> None:
     runs = fleet.runs(sweep)
     assert [run["status"] for run in runs.values()] == ["completed"] * TRIALS
     assert [run["epochs"] for run in runs.values()] == [list(range(1, EPOCHS + 1))] * TRIALS
-    assert "tried again" in job.said
     assert "winner: " in job.said
 
 
