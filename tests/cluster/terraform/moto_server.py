@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 START_S = 60.0
+HOLD = "hold-new-groups"
+"""While a file of this name lies in the server's folder, who asks for a new group waits for the answer."""
 REGION = "eu-central-1"
 _PR_SET_PDEATHSIG = 1
 
@@ -27,7 +29,7 @@ def moto_server(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, 
     url = f"http://{address}:{port}"
     with (folder / "moto.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, __file__, address, str(port)],
+            [sys.executable, __file__, address, str(port), str(folder / HOLD)],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent,
         )  # fmt: skip
     try:
@@ -58,7 +60,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _serve(address: str, port: str) -> None:
+def _serve(address: str, port: str, hold: str) -> None:
     from moto.autoscaling.exceptions import AutoscalingClientError
     from moto.autoscaling.models import AutoScalingBackend, FakeAutoScalingGroup
     from moto.ec2.models.instances import Instance
@@ -84,7 +86,10 @@ def _serve(address: str, port: str) -> None:
         # As AWS does. Moto puts the new group in the place of the other, whose machines are then nobody's.
         if name in self.autoscaling_groups:
             raise AlreadyExistsError(f"AutoScalingGroup by this name already exists - {name}")
-        return make(self, name=name, **given)
+        made = make(self, name=name, **given)
+        while os.path.exists(hold):
+            time.sleep(0.1)
+        return made
 
     change = FakeAutoScalingGroup.update
 

@@ -15,7 +15,7 @@ import boto3
 import pytest
 
 from tests.cluster.terraform.aws_root import CONSTRAINTS, WHEEL, AwsRoot
-from tests.cluster.terraform.moto_server import REGION, moto_server
+from tests.cluster.terraform.moto_server import HOLD, REGION, moto_server
 from tests.waiting import wait_until
 from tuneyard.cluster.inventory import parse_inventory
 from tuneyard.cluster.provision.leftovers import aws_leftovers
@@ -157,11 +157,14 @@ def test_an_apply_that_was_killed_goes_on(aws: Aws) -> None:
     assert aws.running() == []
 
 
-def test_a_group_that_was_in_the_making_when_its_apply_was_killed_is_taken_up(aws: Aws) -> None:
+def test_a_group_that_was_in_the_making_when_its_apply_was_killed_is_taken_up(aws: Aws, tmp_path: Path) -> None:
     aws.root.write({**COMMON, "network": _make_network(aws)})
     # AWS has made it, and Terraform does not know yet.
+    hold = tmp_path / HOLD
+    hold.touch()
     groups = aws.client("autoscaling").describe_auto_scaling_groups
     _kill_apply(aws.root, lambda said: bool(groups()["AutoScalingGroups"]))
+    hold.unlink()
     wait_until(aws.running)
     [left] = [arn for arn in aws_leftovers("tuneyard", REGION, None).arns if ":autoScalingGroup:" in arn]
     assert left.endswith("/tuneyard-tuneyard-gpu")
