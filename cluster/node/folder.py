@@ -54,6 +54,10 @@ class NodeFolder:
     def _state(self) -> Path:
         return self.path / "run/state.json"
 
+    @property
+    def _starts(self) -> Path:
+        return self.path / "run/starts"
+
     def make(self) -> None:
         """Make the folders that a running node needs."""
         for path in (self.path, self.logs, self.path / "run"):
@@ -72,6 +76,18 @@ class NodeFolder:
                 f"{LONGEST_SOCKET - SESSION_CHARACTERS} characters. Set `scratch` or `folder` to a shorter one."
             )
         return found
+
+    def count_start(self) -> int:
+        """Number a start of Ray: one more than the last one's, also past a reboot.
+
+        The first has the clock's seconds, since a machine made anew may have the address of the one before it.
+        """
+        try:
+            number = int(self._starts.read_text()) + 1
+        except (FileNotFoundError, ValueError):
+            number = int(time.time())
+        write_private(self._starts, str(number))
+        return number
 
     def mark_drained(self, reason: str) -> None:
         """From now on an end of Ray is wanted: it is not started again until the service is."""

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -38,15 +37,18 @@ LAST_LINES = 3
 _log = logging.getLogger(__name__)
 
 
-def ray_command(config: NodeConfig, folder: NodeFolder, address: str) -> list[str]:
-    """The command line of Ray on this node; it holds no secret."""
+def ray_command(config: NodeConfig, folder: NodeFolder, address: str, start: int) -> list[str]:
+    """The command line of Ray on this node; it holds no secret.
+
+    `start`: the number of this start; the next one's is one more.
+    """
     line = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--log-color=false",
         f"--node-ip-address={address}", f"--node-name={config.node_name}", f"--temp-dir={folder.ray_temp(config)}",
     ]  # fmt: skip
     # Where a raylet's address were that of one before it whose link was cut, the GCS would speak to it over the broken
     # connection, and lose a placement group on the way: it was waited for in vain (seen with Ray 2.60).
-    raylet = config.gcs_port + 1 + len(AFTER_GCS) + len(RAYLET) * (int(time.time()) % RAYLETS)
+    raylet = config.gcs_port + 1 + len(AFTER_GCS) + len(RAYLET) * (start % RAYLETS)
     ports = {name: config.gcs_port + 1 + index for index, name in enumerate(AFTER_GCS)}
     ports |= {name: raylet + index for index, name in enumerate(RAYLET)}
     line += [f"--{name.replace('_', '-')}-port={port}" for name, port in ports.items()]

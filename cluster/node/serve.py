@@ -88,7 +88,7 @@ def _run_ray(config: NodeConfig, folder: NodeFolder, stop: threading.Event, star
     temp = folder.ray_temp(config)
     make_private_folder(temp)  # Ray itself would make it everybody's to read and write
     _remove_old_sessions(temp)
-    command = ray_command(config, folder, own_address(config))
+    command = ray_command(config, folder, own_address(config), folder.count_start())
     ray = RayProcess(command, ray_environment(config, folder), agent_port=config.gcs_port + 1)
     told = None
     try:

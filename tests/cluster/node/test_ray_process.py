@@ -6,13 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.waiting import wait_until
 from tuneyard.cluster.node.config import NodeConfig
 from tuneyard.cluster.node.folder import NodeFolder
 from tuneyard.cluster.node.processes import descendants
-from tuneyard.cluster.node.ray_process import RayProcess, own_address, ray_command
+from tuneyard.cluster.node.ray_process import RAYLETS, RayProcess, own_address, ray_command
 
 HEAD = NodeConfig(cluster="lab", role="head", name="head", address="10.0.0.1", kind="onprem", dashboard_port=8300)
 WORKER = NodeConfig(
@@ -25,30 +23,28 @@ RAY = ["sh", "-c", "echo one; echo 'Ray runtime started.'; sh -c 'sleep 60; :' &
 
 
 def test_the_dashboard_listens_on_loopback_alone() -> None:
-    line = ray_command(HEAD, FOLDER, "10.0.0.1")
+    line = ray_command(HEAD, FOLDER, "10.0.0.1", 0)
     assert {"--head", "--dashboard-host=127.0.0.1", "--dashboard-port=8300", "--port=6379"} <= set(line)
     assert "--node-ip-address=10.0.0.1" in line
 
 
 def test_a_worker_joins_its_head() -> None:
-    line = ray_command(WORKER, FOLDER, "10.0.0.2")
+    line = ray_command(WORKER, FOLDER, "10.0.0.2", 0)
     assert {"--address=10.0.0.1:7000", "--node-name=w1", "--num-cpus=3", "--num-gpus=0"} <= set(line)
     assert not any(word.startswith(("--dashboard-host", "--dashboard-port")) for word in line)
 
 
 def test_agents_do_not_choose_their_ports() -> None:
-    line = ray_command(WORKER, FOLDER, "10.0.0.2")
+    line = ray_command(WORKER, FOLDER, "10.0.0.2", 0)
     assert {"--dashboard-agent-listen-port=7001", "--metrics-export-port=7004"} <= set(line)
 
 
-def test_a_raylet_has_another_address_than_the_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = set()
-    for now_s in range(3):
-        monkeypatch.setattr("tuneyard.cluster.node.ray_process.time.time", lambda now_s=now_s: 98.0 + now_s)
-        taken |= {word for word in ray_command(WORKER, FOLDER, "10.0.0.2") if "manager-port" in word}
-    assert taken == {f"--{name}-manager-port={7000 + port}" for name, port in [
-        ("node", 5), ("object", 6), ("node", 7), ("object", 8), ("node", 9), ("object", 10),
-    ]}  # fmt: skip
+def test_a_raylet_has_another_address_than_the_one_before_it(tmp_path: Path) -> None:
+    folder = NodeFolder(tmp_path)
+    folder.make()
+    lines = [ray_command(WORKER, FOLDER, "10.0.0.2", folder.count_start()) for _ in range(RAYLETS)]
+    ports = [int(word.rpartition("=")[2]) for line in lines for word in line if "manager-port" in word]
+    assert sorted(ports) == list(range(7005, 7005 + 2 * RAYLETS))
 
 
 def test_an_address_is_found_by_the_route_to_the_head() -> None:

@@ -87,7 +87,7 @@ def _serve(address: str, port: str, hold: str) -> None:
         if name in self.autoscaling_groups:
             raise AlreadyExistsError(f"AutoScalingGroup by this name already exists - {name}")
         made = make(self, name=name, **given)
-        while os.path.exists(hold):
+        while Path(hold).exists():
             time.sleep(0.1)
         return made
 
