@@ -32,6 +32,7 @@ from tuneyard.tune.folds import collect_out_of_fold
 from tuneyard.tune.heartbeat import EndStill
 from tuneyard.tune.index import IndexWriter
 from tuneyard.tune.outcome import outcome
+from tuneyard.tune.placing import Placing
 from tuneyard.tune.project import project_here
 from tuneyard.tune.ray_link import ConfigMaker, DeskScheduler, DeskSearcher, Relay, Room, StopWhenAsked
 from tuneyard.tune.run_ends import RunEnds, settle
@@ -110,6 +111,8 @@ def _tune(
     ends = RunEnds(request, store, searcher.legs, lock)
     departures = Departures(wishes.leave, saving_s(request.base), ends.last_words)
     relay = Relay(desk, index, watcher, departures, ends)
+    needs = f"{request.workers} worker(s) with {request.cpus} core(s) and {gpus:g} GPU(s) each"
+    placing = Placing(needs, lambda: not relay.running)
     still = EndStill(request.experiment.resources.hang_timeout_s)
     stopper = StopWhenAsked(request, desk, relay, wishes, departures, lambda: searcher.error is not None)
     # One placement group for each trial: on one node where it fits, over several where it must.
@@ -118,7 +121,8 @@ def _tune(
         tuner = tune.Tuner(
             tune.with_resources(Trial, resources),
             tune_config=tune.TuneConfig(
-                search_alg=searcher, scheduler=DeskScheduler(desk, room, departures), num_samples=-1, reuse_actors=True
+                search_alg=searcher, scheduler=DeskScheduler(desk, room, departures, placing), num_samples=-1,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name=request.sweep_id, storage_path=scratch, verbose=0, stop=stopper, callbacks=[relay, still],

@@ -19,6 +19,7 @@ from tuneyard.trainers.record import RunRecord
 from tuneyard.tune.departures import Departures
 from tuneyard.tune.desk import Desk, How, Leg
 from tuneyard.tune.index import IndexWriter
+from tuneyard.tune.placing import Placing
 from tuneyard.tune.ray_place import RayPlace, resources_without
 from tuneyard.tune.sweep import SweepRequest, SweepWatcher
 from tuneyard.tune.trial import TrialFailedError
@@ -95,17 +96,19 @@ class DeskScheduler(FIFOScheduler):
 
     Args:
         room: how many legs the cluster can hold now.
-        departures: looks at Ray's processes each time that Ray asks for something to start.
+        departures, placing: look at Ray each time that it asks for something to start.
     """
 
-    def __init__(self, desk: Desk, room: Callable[[], int], departures: Departures) -> None:
+    def __init__(self, desk: Desk, room: Callable[[], int], departures: Departures, placing: Placing) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._desk, self._room, self._departures = desk, room, departures
+        self._desk, self._room, self._departures, self._placing = desk, room, departures, placing
         self._kept = 0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Ray's choice. Left to itself, it ends all processes but one that find no leg at once, as before a rung."""
-        self._departures.look(RayPlace(tune_controller))
+        place = RayPlace(tune_controller)
+        self._departures.look(place)
+        self._placing.look(place)
         cache = getattr(tune_controller, "_actor_cache", None)
         room = self._room()
         if cache is not None and room > self._kept:

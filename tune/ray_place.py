@@ -11,8 +11,16 @@ from typing import Any
 
 import ray
 from ray._private import state
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuneyard.tune.departures import Process
+
+_NAMES = {"CPU": "cores", "GPU": "GPUs"}
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _nothing() -> None:
+    pass
 
 
 class RayPlace:
@@ -59,6 +67,28 @@ class RayPlace:
     def end(self, process: Process) -> None:
         """End a process at once. To Ray Tune it is one that died."""
         ray.kill(process.actor)
+
+    def unplaced(self) -> set[str]:
+        """The ids of this driver's placement groups that have no resources yet."""
+        job = ray.get_runtime_context().get_job_id()  # what such an id ends with
+        return {
+            group for group, about in ray.util.placement_group_table().items()
+            if group.endswith(job) and about["state"] in ("PENDING", "RESCHEDULING")
+        }  # fmt: skip
+
+    def stir(self) -> None:
+        """Make every node tell its resources anew, by a task that changes them; it takes nothing that others need."""
+        for node in ray.nodes():
+            own = [name for name in node["Resources"] if name.startswith("node:") and not name.startswith("node:__")]
+            if node["Alive"] and own:
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                _nothing.options(resources={own[0]: 0.001}, scheduling_strategy=there).remote()
+
+    def free(self) -> str:
+        """How many of the cluster's cores and GPUs are free."""
+        there, free = ray.cluster_resources(), ray.available_resources()
+        words = [f"{free.get(key, 0.0):g} of {there.get(key, 0.0):g} {name}" for key, name in _NAMES.items()]
+        return f"Ray has {' and '.join(words)} free"
 
 
 def resources_without(nodes: Collection[str]) -> dict[str, float]:
