@@ -1,7 +1,8 @@
 """Where the tensors of one part of a state lie in its bytes, and where these bytes are cut into blobs.
 
-A blob is what is stored, named and skipped as a whole, so the cuts decide how much a small change costs. Large tensors
-have blobs of their own; small ones share some, neighbours with neighbours, apart from the large ones. The order is
+A blob is what is stored, named and skipped as a whole, so the cuts decide how much a small change costs, and how many
+requests a save makes. Large tensors have blobs of their own; smaller ones share some, neighbours with neighbours, and
+only with those of about their size: a network's biases and norms often change where its kernels do not. The order is
 that of the state, which is the same at every save: what has not changed has the same blobs again.
 """
 
@@ -37,10 +38,13 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 ALIGNMENT_BYTES = 64
-LARGE_BYTES = 2**20
+LARGE_BYTES = 4 * 2**20
 """From this size on a tensor has blobs of its own."""
-PACK_BYTES = 2**20
-"""At most so many bytes of smaller tensors share a blob."""
+SIZES_BYTES = (2**18, 2**20, LARGE_BYTES)
+"""Smaller tensors share blobs with those that lie between the same two of these sizes."""
+PACKS = 48
+PACK_BYTES = (2**20, 4 * 2**20)
+"""Blobs that are shared have a `PACKS`-th of their part at most, within these limits."""
 PIECE_BYTES = 8 * 2**20
 """A tensor of twice this size or more is cut into pieces of 8 to 16 MiB, which travel side by side."""
 
@@ -109,20 +113,36 @@ def lay_out(specs: Sequence[TensorSpec]) -> Layout:
     """Give each tensor its place, the small ones first, and cut."""
     places: list[TensorPlace] = []
     ends: list[int] = []
+    least, most = PACK_BYTES
+    pack_bytes = min(max(sum(spec.size_bytes for spec in specs) // PACKS, least), most)
     began = offset = 0
-    for spec in (spec for spec in specs if spec.size_bytes < LARGE_BYTES):
-        if offset > began and offset + spec.size_bytes - began > PACK_BYTES:
+    for alike in _by_size(specs):
+        for spec in alike:
+            if offset > began and offset + spec.size_bytes - began > pack_bytes:
+                ends.append(offset)
+                began = offset
+            places.append(TensorPlace(spec, offset))
+            offset += _aligned(spec.size_bytes)
+        if offset > began:
             ends.append(offset)
             began = offset
-        places.append(TensorPlace(spec, offset))
-        offset += _aligned(spec.size_bytes)
-    if offset > began:
-        ends.append(offset)
     for spec in (spec for spec in specs if spec.size_bytes >= LARGE_BYTES):
         places.append(TensorPlace(spec, offset))
         ends += _pieces(offset, _aligned(spec.size_bytes))
         offset = ends[-1]
     return Layout(tuple(places), tuple(ends))
+
+
+def _by_size(specs: Sequence[TensorSpec]) -> list[list[TensorSpec]]:
+    """The tensors that share blobs, the smallest first. Those that would fill none go with the next."""
+    groups: list[list[TensorSpec]] = []
+    above = 0
+    for below in SIZES_BYTES:
+        group = [spec for spec in specs if above <= spec.size_bytes < below]
+        if below == LARGE_BYTES or sum(spec.size_bytes for spec in group) >= PACK_BYTES[0]:
+            groups.append(group)
+            above = below
+    return groups
 
 
 def _pieces(start: int, size: int) -> list[int]:

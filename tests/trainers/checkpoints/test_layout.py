@@ -41,6 +41,22 @@ def test_large_tensors_have_blobs_of_their_own_and_small_ones_share() -> None:
     assert sizes(layout) == [128, LARGE_BYTES, 2 * LARGE_BYTES]
 
 
+def test_tensors_share_with_those_of_their_size() -> None:
+    small, middle = 2**15, 2**18
+    layout = floats(*[count for _ in range(10) for count in (small, middle // 2, middle)])
+    assert sizes(layout) == [2**20, 2**18, *[2**20] * 5, *[2**20] * 10]
+
+
+def test_small_tensors_that_fill_no_blob_go_with_the_next() -> None:
+    layout = floats(16, 2**16, 16, 2**16, 16)
+    assert sizes(layout) == [2 * 2**18 + 3 * 64]
+
+
+@pytest.mark.parametrize(("size_mb", "blobs"), [(40, 40), (96, 48), (960, 240)])
+def test_in_a_large_state_more_of_them_share_a_blob(size_mb: int, blobs: int) -> None:
+    assert len(sizes(floats(*[2**18] * size_mb))) == blobs
+
+
 @pytest.mark.parametrize("size_mb", [15, 16, 17, 24, 100, 1000])
 def test_very_large_tensors_are_cut_into_8_to_16_mib(size_mb: int) -> None:
     cut = sizes(floats(size_mb * 2**18 + 3))
