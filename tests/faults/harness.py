@@ -5,12 +5,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 import torch
 
@@ -22,6 +24,7 @@ from tuneyard.trainers.checkpoints.fencing import Onlooker
 from tuneyard.trainers.checkpoints.files import CheckpointFiles
 from tuneyard.trainers.checkpoints.upkeep import Upkeep
 from tuneyard.trainers.errors import InterruptedRunError, TuneyardError
+from tuneyard.trainers.parallel.processes import train_in_processes
 from tuneyard.trainers.parallel.worker import train_here
 from tuneyard.trainers.progress import Silent
 from tuneyard.trainers.record import RunRecord, read_metrics, read_run
@@ -119,16 +122,27 @@ def _session() -> Session:
 
 
 class Training:
-    """A process that trains a run. It is forked from one that has everything imported, and so begins at once."""
+    """A process that trains a run. It is forked from one that has everything imported, and so begins at once.
 
-    def __init__(self, spec: TrialSpec, clock_s: float = 0.0) -> None:
-        """`clock_s`: how far its machine's clock is ahead."""
+    With several workers it supervises them, each a process that begins with its imports.
+    """
+
+    def __init__(self, spec: TrialSpec, clock_s: float = 0.0, workers: int = 1) -> None:
+        """`clock_s`: how far its machine's clock is ahead; of one worker only."""
         self._outcome = Path(spec.project_dir) / f"outcome-{uuid4().hex}"
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         environment = {name: os.environ[name] for name in names if name in os.environ}
-        arguments = (spec.model_dump_json(), str(self._outcome), environment, clock_s)
+        arguments = (spec.model_dump_json(), str(self._outcome), environment, clock_s, workers)
         self._process = _PROCESSES.Process(target=_train, args=arguments, daemon=True)
         self._process.start()
+
+    @property
+    def workers(self) -> list[int]:
+        """The ids of the processes that it supervises: workers first, then spares."""
+        assert self._process.pid is not None, "it was started"
+        with suppress(psutil.NoSuchProcess):
+            return sorted(child.pid for child in psutil.Process(self._process.pid).children())
+        return []
 
     @property
     def running(self) -> bool:
@@ -152,14 +166,18 @@ class Training:
         return self._outcome.read_text() if self._outcome.exists() else f"status {self._process.exitcode}"
 
 
-def _train(text: str, outcome: str, environment: dict[str, str], clock_s: float) -> None:
+def _train(text: str, outcome: str, environment: dict[str, str], clock_s: float, workers: int) -> None:
     os.environ.update(environment)
     sys.stderr = Path(f"{outcome}.log").open("w")  # noqa: SIM115 - as long as the process
     if clock_s:
         _set_clock(clock_s)
     told = "completed"
+    spec = TrialSpec.model_validate_json(text)
     try:
-        train_here(TrialSpec.model_validate_json(text), Session(threads=1, cpu=True))
+        if workers == 1:
+            train_here(spec, Session(threads=1, cpu=True))
+        else:
+            train_in_processes(spec, workers, threads=1)
     except TuneyardError as error:
         told = f"{type(error).__name__}: {error}"
     Path(outcome).write_text(told)

@@ -8,9 +8,13 @@ from typing import Literal
 from tests.s3_proxy import S3Proxy
 
 Act = Literal[
-    "kill", "kill, clock apart", "stand still", "replace", "replace what stands still", "damage", "second driver", "s3"
-]
-"""kill: SIGKILL, then it is resumed. replace: another process takes the run over, and the first one goes on."""
+    "kill", "kill, clock apart", "stand still", "replace", "replace what stands still", "damage", "second driver", "s3",
+    "kill a worker", "a worker hangs",
+]  # fmt: skip
+"""kill: SIGKILL, then it is resumed. replace: another process takes the run over, and the first one goes on.
+
+Of a run with several workers: kill a worker: SIGKILL to one of them alone. a worker hangs: SIGSTOP, and no more.
+"""
 
 Harm = Literal["flip", "cut", "delete"]
 
@@ -20,11 +24,12 @@ _REQUESTS = 90
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`act` comes after the round's `after`th request; `name` tells the rest of it."""
+    """`act` comes after the round's `after`th request; `name` tells the rest of it. worker: which one it befalls."""
 
     after: int
     act: Act
     name: str
+    worker: int = 0
     clock_s: float = 0.0
     harm: Harm = "flip"
     trouble: Callable[[S3Proxy], None] = lambda proxy: None
@@ -35,20 +40,22 @@ class Plan:
     """A round. `sweep`: the run is a sweep's, so that nothing but its fence keeps attempts apart."""
 
     sweep: bool
+    workers: int
     faults: tuple[Fault, ...]
 
 
 def draw_plan(draw: random.Random) -> Plan:
     """One to four faults."""
-    sweep = draw.random() < 0.6
+    sweep, workers = draw.random() < 0.6, 2 if draw.random() < 0.25 else 1
     moments = sorted(draw.randrange(2, _REQUESTS) for _ in range(draw.randint(1, 4)))
-    return Plan(sweep, tuple(_draw_fault(draw, moment, sweep=sweep) for moment in moments))
-
-
-def _draw_fault(draw: random.Random, after: int, *, sweep: bool) -> Fault:
-    acts: list[Act] = ["kill", "kill, clock apart", "stand still", "damage", "s3", "s3", "s3"]
+    acts: list[Act] = ["kill", "stand still", "damage", "s3", "s3", "s3"]
+    acts += ["kill, clock apart"] if workers == 1 else ["kill a worker", "kill a worker", "a worker hangs"]
     # Outside a sweep a process that lives here is never replaced.
     acts += ["replace", "replace what stands still", "second driver"] if sweep else []
+    return Plan(sweep, workers, tuple(_draw_fault(draw, moment, acts) for moment in moments))
+
+
+def _draw_fault(draw: random.Random, after: int, acts: list[Act]) -> Fault:
     act = draw.choice(acts)
     if act == "s3":
         return _draw_trouble(draw, after)
@@ -59,6 +66,8 @@ def _draw_fault(draw: random.Random, after: int, *, sweep: bool) -> Fault:
     if act == "kill, clock apart":
         hours = draw.choice([-1, 1])
         return Fault(after, act, f"SIGKILL; then on a machine whose clock is {hours:+d} h", clock_s=3600.0 * hours)
+    if act in ("kill a worker", "a worker hangs"):
+        return Fault(after, act, act, worker=draw.randrange(2))
     return Fault(after, act, act)
 
 

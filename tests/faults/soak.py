@@ -33,7 +33,6 @@ from tests.faults.harness import (
     problems,
     resumed,
     spec_in_s3,
-    train_with,
 )
 from tests.faults.plans import Fault, Plan, draw_plan
 from tests.trainers.runs import make_spec
@@ -45,9 +44,12 @@ from tuneyard.trainers.spec import TrialSpec
 from tuneyard.trainers.stores.store import open_store
 from tuneyard.tune.driver_lock import driving
 
-ROUND_S = 120.0
-"""A round takes seconds; one that takes this long hangs."""
-CHANGES = {"model.args": {"dropout": 0.3, "wait_s": 0.03}, "checkpoint.deadline_s": 8.0, "checkpoint.keep_last": 2}
+ROUND_S = {1: 120.0, 2: 400.0}
+"""By the number of workers. A round takes seconds, and with two workers some tens; one that takes this long hangs."""
+CHANGES = {
+    "model.args": {"dropout": 0.3, "wait_s": 0.03}, "checkpoint.deadline_s": 8.0, "checkpoint.keep_last": 2,
+    "resources.hang_timeout_s": 20.0,
+}  # fmt: skip
 _ATTEMPTS = 12
 
 
@@ -63,7 +65,7 @@ class Round:
         fields = {"sweep_id": f"s{number}"} if plan.sweep else {}
         self._spec: TrialSpec = spec_in_s3(folder, proxy, CHANGES, run_id=f"r{number}", **fields)
         self.place: Place = place_of(self._spec, proxy)
-        self._deadline = time.monotonic() + ROUND_S
+        self._deadline = time.monotonic() + ROUND_S[plan.workers]
         self._harmed: set[str] = set()
         self._attempts = 0
         self._old: list[Training] = []  # replaced, and not ended yet
@@ -92,7 +94,7 @@ class Round:
         self._attempts += 1
         if self._attempts > _ATTEMPTS:
             raise BrokenError(f"it does not come to its end in {_ATTEMPTS} attempts")
-        return Training(spec, clock_s)
+        return Training(spec, clock_s, self._plan.workers)
 
     def _wait_for_request(self, number: int) -> None:
         while len(self._proxy.requests) < number and self._training.running:
@@ -101,7 +103,7 @@ class Round:
 
     def _refuse_late(self) -> None:
         if time.monotonic() > self._deadline:
-            raise BrokenError(f"it hangs: no end after {ROUND_S:.0f} s")
+            raise BrokenError(f"it hangs: no end after {ROUND_S[self._plan.workers]:.0f} s")
 
     def _disturb(self, fault: Fault) -> None:
         match fault.act:
@@ -127,6 +129,11 @@ class Round:
                 self._training = self._start(resumed(self._spec))
             case "second driver":
                 self._drive_twice()
+            case "kill a worker" | "a worker hangs":
+                here = self._training.workers[: self._plan.workers]
+                if fault.worker < len(here):
+                    with suppress(ProcessLookupError):  # it has ended
+                        os.kill(here[fault.worker], signal.SIGKILL if fault.act == "kill a worker" else signal.SIGSTOP)
 
     def _send(self, number: int) -> None:
         with suppress(ProcessLookupError):  # it has ended
@@ -160,7 +167,7 @@ class Round:
     def _finish(self) -> None:
         while (told := self._end_of(self._training)) != "completed":
             self.say(f"it ended: {told}; it is resumed")
-            if not told.startswith("StoreError: ") or "gave up after" not in told:
+            if not told.startswith(("StoreError: ", "WorkerError: ")) or "gave up after" not in told:
                 raise BrokenError(f"it ended with {told}")
             self._training = self._start(resumed(self._spec))
         for old in self._still:
@@ -168,7 +175,7 @@ class Round:
                 old.send(signal.SIGCONT)
         for old in self._old:
             told = self._end_of(old)
-            if not told.startswith(("FencedError: ", "StoreError: ")) and told != "completed":
+            if not told.startswith(("FencedError: ", "StoreError: ", "WorkerError: ")) and told != "completed":
                 raise BrokenError(f"one that was replaced ended with {told}")
         self._proxy.let_go()
 
@@ -203,20 +210,27 @@ class Round:
 def soak(seconds: float, seed: int, folder: Path) -> int:
     """Rounds until the time is over; how many there were. Raises BrokenError."""
     draw, began, number = random.Random(seed), time.monotonic(), 0
-    reference = make_spec(folder / "project", {**BASIC, **CHANGES})
-    train_with(reference)
-    undisturbed = final(Place(open_store(reference.store_uri), reference.prefix, reference.blob_prefix))
+    undisturbed = {workers: _undisturbed(folder / "project", workers) for workers in ROUND_S}
     with SeaweedServer(folder / "s3") as server, HoldingProxy(server.endpoint_url) as proxy:
         server.create_bucket(BUCKET)
         os.environ |= {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
         while time.monotonic() - began < seconds:
             number += 1
-            Round(number, draw_plan(draw), folder / "project", proxy, began).run(undisturbed)
+            plan = draw_plan(draw)
+            Round(number, plan, folder / "project", proxy, began).run(undisturbed[plan.workers])
         client = boto3.client("s3", endpoint_url=server.endpoint_url, region_name="us-east-1")
         unfinished = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
         if unfinished:
             raise BrokenError(f"uploads are left unfinished: {unfinished}")
     return number
+
+
+def _undisturbed(folder: Path, workers: int) -> Final:
+    spec = make_spec(folder, {**BASIC, **CHANGES}, run_id=f"undisturbed-{workers}")
+    told = Training(spec, workers=workers).end()
+    if told != "completed":
+        raise BrokenError(f"without any fault it ended with {told}")
+    return final(Place(open_store(spec.store_uri), spec.prefix, spec.blob_prefix))
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
         import ray
 
         ray.init(
-            address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL
         )  # fmt: skip
         made = Kept(config_of(make_spec(tmp_path_factory.mktemp("first"), "0001")))
         assert made.to_the_end()[-1]["finished"]
@@ -123,6 +123,24 @@ def test_a_fault_of_the_users_code_comes_with_its_place(kept: Kept, tmp_path: Pa
     assert record.error is not None
     assert record.error.startswith("RuntimeError: out of luck\n\nTraceback")
     assert os.fspath(tmp_path / "task.py") in record.error
+
+
+def test_users_code_that_exits_has_failed(kept: Kept, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="TrialFailedError: SystemExit: 1"):
+        train(kept, tmp_path, "0001", "exits")
+    assert stored_record(make_spec(tmp_path, "0001")).status == "failed"
+
+
+def test_a_process_that_ray_ends_leaves_it_to_the_driver_to_say_why(kept: Kept, tmp_path: Path) -> None:
+    import ray
+
+    spec = make_spec(tmp_path, "0001", {"model.args": {"kind": "terminated", "rank": 0}})
+    ended = Kept(config_of(spec))
+    with pytest.raises(ray.exceptions.RayActorError):
+        ended.to_the_end()
+    ended.close(killed=True)
+    record = stored_record(spec)
+    assert (record.status, record.error) == ("running", None)
 
 
 @pytest.mark.parametrize(

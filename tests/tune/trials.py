@@ -50,6 +50,10 @@ class Net(nn.Module):
             raise RuntimeError("out of luck")
         if self.kind == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "terminated":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self.kind == "exits":
+            raise SystemExit(1)
         once = Path(__file__).parent / "stopped"
         if self.kind == "stopped" and not once.exists():
             once.touch()
