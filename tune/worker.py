@@ -111,8 +111,9 @@ class Worker:
     def train_epoch(self, spec: TrialSpec, leg: int, should_stop: Callable[[], bool]) -> Answer:
         """Train the next epoch of this leg, and end the run if it was the last one, or the last one before a pause.
 
-        The run is built in its first epoch. After a Failure it is still open: `end` it with the cause. Raises SystemExit
-        where Ray ends this process (SIGTERM): that says nothing of the run, and who had Ray do so knows why.
+        The run is built in its first epoch. After a Failure it is still open: `end` it with the cause.
+
+        Raises SystemExit where Ray ends this process (SIGTERM): who has Ray do so knows why, and will say it.
         """
         try:
             if self._leg != leg:
@@ -120,7 +121,7 @@ class Worker:
                 self._leg = leg
                 self._open(spec, should_stop)
             return self._next()
-        except BaseException as error:  # noqa: BLE001 - SystemExit in the user's code too is the trial's failure alone
+        except BaseException as error:  # SystemExit in the user's code too is the trial's failure alone
             if hasattr(error, "ray_terminate_msg"):
                 raise
             return _failure(error)
