@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -51,6 +52,12 @@ CHANGES = {
     "resources.hang_timeout_s": 20.0,
 }  # fmt: skip
 _ATTEMPTS = 12
+_GAVE_UP = (
+    r"(?s)(StoreError|WorkerError): .*gave up after",
+    # Two losses alike at the same step are one too many.
+    r"WorkerError: (Worker \d of 2|The workers) (was ended by SIGKILL|hung)",
+)
+"""With these ends of an attempt a user resumes the run."""
 
 
 class BrokenError(Exception):
@@ -167,7 +174,7 @@ class Round:
     def _finish(self) -> None:
         while (told := self._end_of(self._training)) != "completed":
             self.say(f"it ended: {told}; it is resumed")
-            if not told.startswith(("StoreError: ", "WorkerError: ")) or "gave up after" not in told:
+            if not any(re.match(pattern, told) for pattern in _GAVE_UP):
                 raise BrokenError(f"it ended with {told}")
             self._training = self._start(resumed(self._spec))
         for old in self._still:
