@@ -111,8 +111,7 @@ def _tune(
     ends = RunEnds(request, store, searcher.legs, lock)
     departures = Departures(wishes.leave, saving_s(request.base), ends.last_words)
     relay = Relay(desk, index, watcher, departures, ends)
-    needs = f"{request.workers} worker(s) with {request.cpus} core(s) and {gpus:g} GPU(s) each"
-    placing = Placing(needs, lambda: not relay.running)
+    placing = Placing(_needs(request, gpus), lambda: not relay.running)
     still = EndStill(request.experiment.resources.hang_timeout_s)
     stopper = StopWhenAsked(request, desk, relay, wishes, departures, lambda: searcher.error is not None)
     # One placement group for each trial: on one node where it fits, over several where it must.
@@ -136,6 +135,13 @@ def _tune(
     for run_id in searcher.legs:
         if desk.run(run_id).state == "paused" and not request.should_stop():
             watcher.trial_ended(run_id, "stopped", None)  # nothing will take it up again
+
+
+def _needs(request: SweepRequest, gpus: float) -> str:
+    """What a trial asks for, in words."""
+    one = f"{request.cpus} core{'' if request.cpus == 1 else 's'}"
+    one += f" and {gpus:g} GPU{'' if gpus == 1 else 's'}" if gpus else ""
+    return one if request.workers == 1 else f"{request.workers} workers with {one} each"
 
 
 def _config_maker(request: SweepRequest, gpus: float) -> ConfigMaker:

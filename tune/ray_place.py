@@ -87,7 +87,7 @@ class RayPlace:
     def free(self) -> str:
         """How many of the cluster's cores and GPUs are free."""
         there, free = ray.cluster_resources(), ray.available_resources()
-        words = [f"{free.get(key, 0.0):g} of {there.get(key, 0.0):g} {name}" for key, name in _NAMES.items()]
+        words = [f"{free.get(key, 0.0):g} of {there[key]:g} {name}" for key, name in _NAMES.items() if key in there]
         return f"Ray has {' and '.join(words)} free"
 
 
