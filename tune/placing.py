@@ -12,7 +12,7 @@ from typing import Protocol
 
 LOOK_S = 5.0
 STIR_S = 30.0
-"""A group waits so long before the nodes are made to tell their resources; then twice as long, and so on, up to"""
+"""A group waits so long before the nodes are made to tell their resources anew; each next time twice as long."""
 LONGEST_STIR_S = 600.0
 TELL_S = 60.0
 
@@ -31,7 +31,7 @@ class Place(Protocol):
         ...
 
     def free(self) -> str:
-        """What is free and what there is, for a person to read."""
+        """How much is free of what there is, for a person to read."""
         ...
 
 
@@ -71,6 +71,6 @@ class Placing:
         if now - since >= TELL_S and self._idle() and not self._told:
             self._told = True
             log.warning(
-                "No trial has begun for %.0f s: each asks for %s, and %s. The sweep waits for room; "
+                "No trial has begun for %.0f s: each asks for %s, and Ray has %s free. The sweep waits for room; "
                 "`ray status` tells more.", now - since, self._needs, place.free(),
             )  # fmt: skip

@@ -15,8 +15,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuneyard.tune.departures import Process
 
-_NAMES = {"CPU": "cores", "GPU": "GPUs"}
-
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _nothing() -> None:
@@ -85,10 +83,10 @@ class RayPlace:
                 _nothing.options(resources={own[0]: 0.001}, scheduling_strategy=there).remote()
 
     def free(self) -> str:
-        """How many of the cluster's cores and GPUs are free."""
+        """How many of the cluster's cores, and of its GPUs if it has some, are free."""
         there, free = ray.cluster_resources(), ray.available_resources()
-        words = [f"{free.get(key, 0.0):g} of {there[key]:g} {name}" for key, name in _NAMES.items() if key in there]
-        return f"Ray has {' and '.join(words)} free"
+        cores = f"{free.get('CPU', 0.0):g} of {there.get('CPU', 0.0):g} cores"
+        return cores + (f" and {free.get('GPU', 0.0):g} of {there['GPU']:g} GPUs" if "GPU" in there else "")
 
 
 def resources_without(nodes: Collection[str]) -> dict[str, float]:

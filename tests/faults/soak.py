@@ -58,6 +58,8 @@ _GAVE_UP = (
     r"WorkerError: (Worker \d of 2|The workers) (was ended by SIGKILL|hung)",
 )
 """With these ends of an attempt a user resumes the run."""
+_REPLACED = (r"(FencedError|StoreError): ", r"WorkerError: attempt \d+ at run \S+ was replaced", *_GAVE_UP)
+"""These are ends of one that another has replaced; it may also have come to its own before that."""
 
 
 class BrokenError(Exception):
@@ -182,7 +184,7 @@ class Round:
                 old.send(signal.SIGCONT)
         for old in self._old:
             told = self._end_of(old)
-            if not told.startswith(("FencedError: ", "StoreError: ", "WorkerError: ")) and told != "completed":
+            if told != "completed" and not any(re.match(pattern, told) for pattern in _REPLACED):
                 raise BrokenError(f"one that was replaced ended with {told}")
         self._proxy.let_go()
 

@@ -25,7 +25,7 @@ class Ray:
         self.waiting: set[str] = set()
         self.running = False
         self.stirred: list[float] = []
-        self.placing = Placing("2 worker(s)", lambda: not self.running, lambda: self.now)
+        self.placing = Placing("2 workers with 1 core each", lambda: not self.running, lambda: self.now)
 
     def unplaced(self) -> set[str]:
         return self.waiting
@@ -34,7 +34,7 @@ class Ray:
         self.stirred.append(self.now - 1000.0)
 
     def free(self) -> str:
-        return "Ray has 1 of 3 cores free"
+        return "1 of 3 cores"
 
     def wait(self, seconds: float) -> None:
         for _ in range(int(seconds / LOOK_S)):
@@ -62,7 +62,9 @@ def test_a_sweep_in_which_nothing_runs_says_so_once(caplog: pytest.LogCaptureFix
     ray.waiting = {"a"}
     ray.wait(5 * TELL_S)
     [said] = [record.getMessage() for record in caplog.records]
-    assert said.startswith("No trial has begun for 60 s: each asks for 2 worker(s), and Ray has 1 of 3 cores free.")
+    assert said.startswith(
+        "No trial has begun for 60 s: each asks for 2 workers with 1 core each, and Ray has 1 of 3 cores free."
+    )
 
 
 def test_a_sweep_in_which_something_runs_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -70,6 +72,26 @@ def test_a_sweep_in_which_something_runs_says_nothing(caplog: pytest.LogCaptureF
     ray.waiting, ray.running = {"a"}, True
     ray.wait(5 * TELL_S)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("there", "free", "told"),
+    [
+        ({}, {}, "0 of 0 cores"),  # every worker node is gone
+        ({"CPU": 4.0}, {"CPU": 1.5}, "1.5 of 4 cores"),
+        ({"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0}, "4 of 4 cores and 0 of 2 GPUs"),
+    ],
+)
+def test_what_is_free_is_told_also_where_nothing_is_there(
+    there: dict[str, float], free: dict[str, float], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from tuneyard.tune.ray_place import RayPlace
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    monkeypatch.setattr(ray, "available_resources", lambda: free)
+    assert RayPlace(None).free() == told
 
 
 @pytest.fixture
